@@ -1,0 +1,50 @@
+# One verb each. `make demo` and `make test` need nothing but Python 3.10 or newer and make: they set up the rest.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DATA ?= $(PTBXL_ROOT)
+RUN ?= runs/streaming
+BUNDLE ?= runs/bundle
+
+.PHONY: help setup demo test lint format bench train clean
+
+help: ## show these verbs
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY) ## prepare .venv with everything
+
+$(READY): pyproject.toml setup.py $(wildcard trainer/kernels/*) scripts/setup.sh
+	PYTHON="$(PYTHON)" VENV="$(VENV)" bash scripts/setup.sh
+	@touch $@
+
+demo: setup ## watch ECG become alerts: a broker, the daemon, a few devices, a live view
+	$(BIN)/ecg-edge demo
+
+test: setup ## run all tests (tests on real ECG need PTBXL_ROOT)
+	$(BIN)/python -m pytest
+
+lint: setup ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## measure the runtimes side by side
+	$(BIN)/python tests/benchmarks/bench_runtime.py
+
+train: setup ## rebuild the shipped bundle: make train DATA=path/to/ptb-xl (resumes when interrupted)
+	@test -n "$(DATA)" || { echo "say where PTB-XL is: make train DATA=path/to/ptb-xl"; exit 2; }
+	$(BIN)/ecg-trainer train --data "$(DATA)" --preset streaming --out "$(RUN)"
+	$(BIN)/ecg-export bundle "$(RUN)" --out "$(BUNDLE)"
+	$(BIN)/ecg-trainer tune --data "$(DATA)" --bundle "$(BUNDLE)"
+	$(BIN)/ecg-export verify "$(BUNDLE)"
+
+clean: ## remove what the verbs made
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

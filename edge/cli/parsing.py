@@ -1,0 +1,63 @@
+"""Argument parsers that look alike: a short description, examples at the end, `--json` on every command."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+
+from edge import RESEARCH_USE_ONLY, __version__
+from edge.cli.output import EXIT_USAGE
+
+Subparsers = argparse._SubParsersAction  # argparse gives the type of add_subparsers() no public name
+
+
+def root_parser(prog: str, description: str, examples: Sequence[str]) -> tuple[argparse.ArgumentParser, Subparsers]:
+    """Return the parser of a program and the place its commands are added to; without a command it prints its help."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=f"{description} {RESEARCH_USE_ONLY}",
+        epilog=_epilog(examples),
+        formatter_class=_HelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"{prog} {__version__}")
+
+    def print_help(_: argparse.Namespace) -> int:
+        parser.print_help()
+        return EXIT_USAGE
+
+    parser.set_defaults(run=print_help)
+    return parser, parser.add_subparsers(title="commands", metavar="COMMAND")
+
+
+def add_command(
+    subparsers: Subparsers,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    summary: str,
+    description: str = "",
+    examples: Sequence[str] = (),
+) -> argparse.ArgumentParser:
+    """Add a command that calls `run(args)` and has `--json`; return its parser for its own arguments."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}. {description}".strip(),
+        epilog=_epilog(examples),
+        formatter_class=_HelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _epilog(examples: Sequence[str]) -> str:
+    return "\n".join(["examples:", *(f"  {example}" for example in examples)]) if examples else ""
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Wraps descriptions to the terminal, keeps the lines of the examples."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.startswith("examples:"):
+            return super()._fill_text(text, width, indent)
+        return argparse.HelpFormatter._fill_text(self, text, width, indent)

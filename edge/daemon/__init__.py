@@ -1,0 +1,1 @@
+"""The asyncio daemon: transport, streams, inference, outbox, snapshots, health. Everything that touches the world."""

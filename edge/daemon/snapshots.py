@@ -1,0 +1,109 @@
+"""Snapshots of streams on disk, so that a restart does not forget them: plain arrays and numbers, no pickle.
+
+A snapshot may be lost without harm (the stream warms up again), so writes are not forced to the disk's platter.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import StorageError
+
+SNAPSHOT_VERSION = 1
+MAX_ARRAY_BYTES = 16 * 1024 * 1024
+Arrays = Mapping[str, NDArray[np.generic]]
+
+
+class PackedArray(msgspec.Struct, frozen=True, array_like=True):
+    """One array: type, shape and bytes, checked against each other when it is unpacked."""
+
+    dtype: Literal["float32", "float64", "int64", "bool"]
+    shape: tuple[int, ...]
+    data: bytes
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """One stream at one moment."""
+
+    version: Literal[1] = SNAPSHOT_VERSION
+    device: str
+    model_hash: str
+    saved_at_ns: int
+    rate_hz: int
+    leads: tuple[str, ...]
+    layout: tuple[str, int, tuple[str, ...], str, float, int]
+    expected: int
+    time_index: int
+    time_ns: int | None
+    alerts: dict[str, object]
+    arrays: dict[str, PackedArray]
+
+
+def pack(arrays: Arrays) -> dict[str, PackedArray]:
+    """Turn arrays into what a snapshot holds."""
+    return {
+        name: PackedArray(str(array.dtype), array.shape, np.ascontiguousarray(array).tobytes())  # type: ignore[arg-type]
+        for name, array in arrays.items()
+    }
+
+
+def unpack(packed: Mapping[str, PackedArray]) -> dict[str, NDArray[np.generic]]:
+    """Turn them back; raises StorageError when type, shape and bytes do not agree."""
+    return {name: _unpacked(name, array) for name, array in packed.items()}
+
+
+def _unpacked(name: str, packed: PackedArray) -> NDArray[np.generic]:
+    dtype = np.dtype(packed.dtype)
+    size = int(np.prod(packed.shape, dtype=np.int64)) * dtype.itemsize
+    if any(n < 0 for n in packed.shape) or size != len(packed.data) or size > MAX_ARRAY_BYTES:
+        raise StorageError(f"snapshot array {name} does not have the size it states")
+    return np.frombuffer(packed.data, dtype=dtype).reshape(packed.shape).copy()
+
+
+class SnapshotStore:
+    """One row per device in an SQLite file. Blocking: call it from a worker thread, one call at a time."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS snapshot (device TEXT PRIMARY KEY, saved_at_ns INTEGER, state BLOB) STRICT"
+            )
+        except sqlite3.Error as error:
+            raise StorageError(f"snapshots {path}: {error}; remove the file to start without them") from None
+
+    def write(self, snapshots: Iterable[Snapshot]) -> None:
+        """Replace the rows of these devices, all or none."""
+        rows = [(s.device, s.saved_at_ns, msgspec.msgpack.encode(s)) for s in snapshots]
+        self._database.execute("BEGIN")
+        self._database.executemany("INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?)", rows)
+        self._database.execute("COMMIT")
+
+    def read(self, newer_than_ns: int) -> list[Snapshot]:
+        """Return the snapshots worth restoring; older and unreadable ones are removed."""
+        self._database.execute("DELETE FROM snapshot WHERE saved_at_ns < ?", (newer_than_ns,))
+        rows = self._database.execute("SELECT device, state FROM snapshot ORDER BY device").fetchall()
+        read = []
+        for device, state in rows:
+            try:
+                read.append(msgspec.msgpack.decode(state, type=Snapshot))
+            except msgspec.MsgspecError:
+                self.remove(device)
+        return read
+
+    def remove(self, device: str) -> None:
+        """Forget a device."""
+        self._database.execute("DELETE FROM snapshot WHERE device = ?", (device,))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()

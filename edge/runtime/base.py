@@ -1,0 +1,56 @@
+"""What a runtime is: it owns the states of many streams in slots and advances chosen slots by a hop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.runtime.bundle import Bundle
+from edge.runtime.manifest import Calibration, StateTensor
+
+Float32Array = NDArray[np.float32]
+State = dict[str, Float32Array]
+"""The carried tensors of one stream by name."""
+
+
+class Runtime(Protocol):
+    """Advances the states of streams. One thread at a time may call it; `step` releases the GIL while it computes."""
+
+    name: str
+    bundle: Bundle
+
+    def open_slot(self) -> int:
+        """Reserve a slot in its initial state and return its number."""
+
+    def close_slot(self, slot: int) -> None:
+        """Give a slot back."""
+
+    def reset_slot(self, slot: int) -> None:
+        """Put a slot back into its initial state."""
+
+    def step(self, slots: Sequence[int], frames: Float32Array) -> Float32Array:
+        """Advance distinct slots by the same number of samples.
+
+        frames: (slots, samples, leads), samples a multiple of the stride. Returns logits (slots, classes) over the
+        window that ends with the last sample.
+        """
+
+    def save_slot(self, slot: int) -> State:
+        """Return a copy of a slot's state."""
+
+    def load_slot(self, slot: int, state: State) -> None:
+        """Put back a state that `save_slot` returned; raises SignalError when names or shapes differ."""
+
+
+def initial_state(tensors: Sequence[StateTensor], batch: int) -> State:
+    """Return the state of `batch` streams at their start: name → (batch, *shape)."""
+    return {t.name: np.full((batch, *t.shape), t.init, dtype=np.float32) for t in tensors}
+
+
+def calibrated(calibration: Calibration, logits: Float32Array) -> NDArray[np.float64]:
+    """Turn logits (..., classes) into calibrated probabilities by Platt scaling (Platt 1999)."""
+    scaled = np.asarray(logits, dtype=np.float64) * calibration.scale + calibration.bias
+    return 1.0 / (1.0 + np.exp(-np.clip(scaled, -60.0, 60.0)))

@@ -1,0 +1,136 @@
+"""The manifest of a model bundle: everything a device must know about a model, checked when it is read."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+
+from edge.signal.frontend import FrontendSpec
+from edge.signal.leads import STANDARD_LEADS
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+ONNX_NAME = "model.onnx"
+WEIGHTS_NAME = "model.safetensors"
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Probability = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all manifest parts: immutable, unknown keys refused."""
+
+
+class SignalSpec(Struct):
+    """The front-end the model was trained behind (see `edge.signal.frontend`)."""
+
+    rate_hz: Annotated[int, msgspec.Meta(ge=50, le=1000)]
+    band_hz: tuple[float, float]
+    sos: list[tuple[float, float, float, float, float, float]]
+    mean_mv: list[float]
+    std_mv: list[float]
+
+
+class StateTensor(Struct):
+    """One carried tensor of a stream: its ONNX input is `name`, its output `name_out`, a stream starts at `init`."""
+
+    name: Name
+    shape: list[Annotated[int, msgspec.Meta(ge=1, le=65536)]]
+    init: float = 0.0
+    dtype: Literal["float32"] = "float32"
+
+
+class Calibration(Struct):
+    """Platt scaling per class: probability = sigmoid(scale · logit + bias)."""
+
+    scale: list[float]
+    bias: list[float]
+
+
+class OperatingPoint(Struct):
+    """When a class is called: `f1_threshold` for reports, {on, off, dwell_s} for alerts."""
+
+    f1_threshold: Probability
+    on: Probability
+    off: Probability
+    dwell_s: Annotated[float, msgspec.Meta(ge=0.0, le=3600.0)]
+
+
+class Manifest(Struct, kw_only=True):
+    """What `manifest.json` holds. Lengths of lists follow `classes` and `leads`; `problems` checks them."""
+
+    schema: Literal[1] = SCHEMA_VERSION
+    kind: Literal["recurrent", "windowed"] = "recurrent"
+    name: Name
+    version: Name
+    notice: str
+    classes: Annotated[list[Name], msgspec.Meta(min_length=1, max_length=256)]
+    leads: Annotated[list[Name], msgspec.Meta(min_length=1, max_length=12)]
+    signal: SignalSpec
+    stride: Annotated[int, msgspec.Meta(ge=1, le=64)]
+    window_s: Annotated[float, msgspec.Meta(gt=0.0, le=600.0)]
+    hop_s: Annotated[float, msgspec.Meta(gt=0.0, le=60.0)]
+    state: list[StateTensor]
+    calibration: Calibration
+    operating_points: dict[str, OperatingPoint]
+    metrics: dict[str, object] = {}
+    training: dict[str, object] = {}
+    model: dict[str, object] = {}
+    files: dict[str, Sha256]
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples per hop at the model's rate."""
+        return round(self.hop_s * self.signal.rate_hz)
+
+    @property
+    def window_samples(self) -> int:
+        """Samples per window at the model's rate."""
+        return round(self.window_s * self.signal.rate_hz)
+
+    @property
+    def window_hops(self) -> int:
+        """Hops a window holds: a stream is warming until it has seen as many."""
+        return self.window_samples // self.hop_samples
+
+    @property
+    def model_hash(self) -> str:
+        """SHA-256 of the ONNX graph: what a score or an alert names its model by."""
+        return self.files[ONNX_NAME]
+
+    def frontend(self) -> FrontendSpec:
+        """Return the front-end's specification as arrays."""
+        return FrontendSpec(
+            rate_hz=self.signal.rate_hz,
+            sos=np.array(self.signal.sos, dtype=np.float64),
+            mean_mv=np.array(self.signal.mean_mv, dtype=np.float64),
+            std_mv=np.array(self.signal.std_mv, dtype=np.float64),
+        )
+
+    def problems(self) -> list[str]:
+        """Return what the types alone cannot tell is wrong, one line each."""
+        return [message for wrong, message in self._checks() if wrong]
+
+    def _checks(self) -> list[tuple[bool, str]]:
+        leads, classes = len(self.leads), len(self.classes)
+        signal, calibration = self.signal, self.calibration
+        numbers = [*signal.mean_mv, *signal.std_mv, *calibration.scale, *calibration.bias, *sum(signal.sos, ())]
+        return [
+            (any(lead not in STANDARD_LEADS for lead in self.leads), "leads has a name that is not a standard lead"),
+            (len(set(self.leads)) != leads or len(set(self.classes)) != classes, "leads or classes name one twice"),
+            (len(signal.mean_mv) != leads or len(signal.std_mv) != leads, "signal.mean_mv and std_mv need one per lead"),
+            (len(calibration.scale) != classes or len(calibration.bias) != classes, "calibration needs one per class"),
+            (not all(math.isfinite(n) for n in numbers), "a number is not finite"),
+            (any(std <= 0 for std in signal.std_mv), "signal.std_mv must be positive"),
+            (not signal.sos, "signal.sos is empty"),
+            (set(self.operating_points) != set(self.classes), "operating_points must name exactly the classes"),
+            (any(p.off > p.on for p in self.operating_points.values()), "an operating point has off above on"),
+            (self.hop_samples < 1 or self.hop_samples % self.stride != 0, "hop_s must be a multiple of the stride"),
+            (self.hop_samples and self.window_samples % self.hop_samples != 0, "window_s must be a multiple of hop_s"),
+            (ONNX_NAME not in self.files or WEIGHTS_NAME not in self.files, f"files must list {ONNX_NAME} and {WEIGHTS_NAME}"),
+            (any("/" in name or name.startswith(".") for name in self.files), "files has an unsafe name"),
+        ]

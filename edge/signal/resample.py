@@ -1,0 +1,94 @@
+"""Causal resampling with a polyphase FIR filter: one stated delay for every input rate."""
+
+from __future__ import annotations
+
+from math import gcd
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import signal
+
+from edge.errors import SignalError
+
+FloatArray = NDArray[np.float64]
+
+SUPPORTED_RATES_HZ = (100, 125, 128, 200, 250, 256, 257, 300, 360, 400, 500, 512, 1000)
+"""Input rates the signal path takes."""
+
+DELAY_OUTPUT_SAMPLES = 9
+"""Group delay of the filter in output samples: 90 ms at 100 Hz, whatever the input rate."""
+
+STOP_BAND_DB = 60.0
+
+
+def design_polyphase(rate_in_hz: int, rate_out_hz: int) -> tuple[int, int, FloatArray]:
+    """Return (up, down, taps) of the low-pass that takes one rate to the other.
+
+    Half amplitude lies at half the output rate and the length gives a transition band of a fifth of the output rate at
+    60 dB (Kaiser 1974). Each phase sums to one, so a constant passes unchanged.
+    """
+    divisor = gcd(rate_in_hz, rate_out_hz)
+    up, down = rate_out_hz // divisor, rate_in_hz // divisor
+    half_length = DELAY_OUTPUT_SAMPLES * down
+    beta = signal.kaiser_beta(STOP_BAND_DB)
+    cutoff_hz = min(rate_in_hz, rate_out_hz) / 2
+    taps = signal.firwin(2 * half_length + 1, cutoff_hz, window=("kaiser", beta), fs=rate_in_hz * up)
+    for phase in range(up):
+        taps[phase::up] /= taps[phase::up].sum()
+    return up, down, np.asarray(taps, dtype=np.float64)
+
+
+class CausalResampler:
+    """Resamples (samples, leads) as they come; any chunking gives bit-identical output.
+
+    Output n stands for the input at time n / rate_out - delay_s and is given as soon as the input reaches
+    n / rate_out. At a start the past is taken to equal the first sample.
+    """
+
+    def __init__(self, rate_in_hz: int, rate_out_hz: int) -> None:
+        if rate_in_hz not in SUPPORTED_RATES_HZ:
+            supported = ", ".join(map(str, SUPPORTED_RATES_HZ))
+            raise SignalError(f"sampling rate {rate_in_hz} Hz is not supported (supported: {supported})")
+        self.rate_in_hz = rate_in_hz
+        self.rate_out_hz = rate_out_hz
+        self._identity = rate_in_hz == rate_out_hz
+        self._up, self._down, self._taps = (1, 1, np.ones(1)) if self._identity else design_polyphase(
+            rate_in_hz, rate_out_hz
+        )
+        reach = -(-len(self._taps) // self._up)  # input samples one output looks back on
+        self._history = -(-reach // self._down) * self._down
+        self.reset()
+
+    @property
+    def delay_s(self) -> float:
+        """Group delay in seconds."""
+        return 0.0 if self._identity else DELAY_OUTPUT_SAMPLES / self.rate_out_hz
+
+    def reset(self) -> None:
+        """Forget the past; the next sample is taken to have stood for ever."""
+        self.buffer: FloatArray | None = None  # (samples, leads), starts at a multiple of `down`
+        self.start = -self._history  # input index of buffer[0]
+        self.produced = 0  # outputs given so far
+
+    def process(self, samples: FloatArray) -> FloatArray:
+        """Take the next input samples (n, leads), return the outputs that are due (m, leads)."""
+        if self._identity or len(samples) == 0:
+            return samples
+        if self.buffer is None:
+            self.buffer = np.repeat(samples[:1], self._history, axis=0)
+        self.buffer = np.concatenate([self.buffer, samples])
+        received = self.start + len(self.buffer)
+        due = (received * self._up - 1) // self._down + 1  # outputs whose newest input has come
+        skip = self.produced - self.start * self._up // self._down
+        outputs = signal.upfirdn(self._taps, self.buffer, self._up, self._down, axis=0)
+        outputs = outputs[skip : skip + due - self.produced]
+        self.produced = due
+        self._trim(received)
+        return np.ascontiguousarray(outputs)
+
+    def _trim(self, received: int) -> None:
+        assert self.buffer is not None
+        excess = (received - self._history - self.start) // self._down * self._down
+        if excess > 0:
+            self.buffer = self.buffer[excess:].copy()
+            self.start += excess

@@ -1,0 +1,1 @@
+"""From payloads to an ordered, gap-aware run of samples."""

@@ -1,0 +1,22 @@
+"""Fixtures that every kind of test shares: where real ECG stands."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+PTBXL_VARIABLE = "PTBXL_ROOT"
+
+
+@pytest.fixture(scope="session")
+def ptbxl_root() -> Path:
+    """The folder of PTB-XL (records100, records500, ptbxl_database.csv), named by PTBXL_ROOT."""
+    named = os.environ.get(PTBXL_VARIABLE)
+    if not named:
+        pytest.skip(f"{PTBXL_VARIABLE} is not set: tests on real ECG need a copy of PTB-XL")
+    root = Path(named)
+    if not (root / "ptbxl_database.csv").is_file():
+        pytest.fail(f"{PTBXL_VARIABLE}={root} holds no ptbxl_database.csv")
+    return root

@@ -1,0 +1,206 @@
+"""The causal Mamba classifier: one forward pass serves training on crops and streaming with carried state.
+
+Dimension letters in shape comments:
+  B batch · T samples · L frames (T / stride) · M d_model · D d_inner = expand · d_model · N d_state · K d_conv
+  R dt_rank · P pool slots (hops of a window but one) · C classes
+
+The block's parameters carry the names and shapes of `mamba_ssm.Mamba`. Equations: Gu & Dao 2023, arXiv:2312.00752.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.scan import selective_scan
+
+State = dict[str, Tensor]
+"""Carried tensors by name, each (B, …); the names are the ONNX graph's inputs."""
+
+NEVER = -3.0e38
+"""Where a running maximum starts: finite, because infinities do not survive a product with zero."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a model; everything a checkpoint or manifest needs to build it again."""
+
+    n_leads: int = 12
+    n_classes: int = 5
+    d_model: int = 96
+    n_layers: int = 4
+    d_state: int = 16
+    d_conv: int = 4
+    expand: int = 2
+    stem_kernel: int = 8
+    stride: int = 4
+    residual: bool = True
+    final_norm: bool = True
+    pooling: Literal["mean", "mean+max"] = "mean+max"
+    pool_norm: bool = False
+    dropout: float = 0.2
+    hop_samples: int = 100
+    window_samples: int = 1000
+
+    @property
+    def d_inner(self) -> int:
+        """Width inside a block."""
+        return self.expand * self.d_model
+
+    @property
+    def dt_rank(self) -> int:
+        """Rank of the step-size projection (mamba_ssm's "auto")."""
+        return math.ceil(self.d_model / 16)
+
+    @property
+    def pool_slots(self) -> int:
+        """Finished hops that a window holds besides the newest."""
+        return self.window_samples // self.hop_samples - 1
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation over the last axis (Zhang & Sennrich 2019)."""
+
+    def __init__(self, d_model: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(d_model))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
+
+
+class Stem(nn.Module):
+    """Causal strided convolution: frame j sees samples up to stride·j + stride - 1. Carries its last inputs."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(config.n_leads, config.d_model, config.stem_kernel, stride=config.stride)
+
+    def forward(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+        padded = torch.cat([tail, x.transpose(1, 2)], dim=2)  # (B, leads, tail + T)
+        frames = self.conv(padded).transpose(1, 2)  # (B, L, M)
+        return frames, padded[:, :, padded.shape[2] - tail.shape[2] :]
+
+
+class MambaBlock(nn.Module):
+    """A Mamba-1 mixer with its convolution tail and SSM state passed in and out."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d_inner, d_state, dt_rank = config.d_inner, config.d_state, config.dt_rank
+        self.d_conv, self.split = config.d_conv, (dt_rank, d_state, d_state)
+        self.in_proj = nn.Linear(config.d_model, 2 * d_inner, bias=False)
+        self.conv1d = nn.Conv1d(d_inner, d_inner, config.d_conv, groups=d_inner)
+        self.x_proj = nn.Linear(d_inner, dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(dt_rank, d_inner)
+        self.A_log = nn.Parameter(torch.log(torch.arange(1.0, d_state + 1).repeat(d_inner, 1)))
+        self.D = nn.Parameter(torch.ones(d_inner))
+        self.out_proj = nn.Linear(d_inner, config.d_model, bias=False)
+        self._initialise_dt(dt_rank)
+
+    def _initialise_dt(self, dt_rank: int, dt_min: float = 1e-3, dt_max: float = 0.1) -> None:
+        """Start the step sizes log-uniform in [dt_min, dt_max] (section 3.6)."""
+        nn.init.uniform_(self.dt_proj.weight, -(dt_rank**-0.5), dt_rank**-0.5)
+        log_dt = torch.rand(self.dt_proj.bias.shape) * (math.log(dt_max) - math.log(dt_min)) + math.log(dt_min)
+        dt = log_dt.exp().clamp(min=1e-4)
+        with torch.no_grad():
+            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+
+    def forward(self, x: Tensor, conv: Tensor, ssm: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, L, M), conv (B, D, K-1), ssm (B, D, N) → the output and both states after it."""
+        signal, gate = self.in_proj(x).chunk(2, dim=-1)  # (B, L, D) each
+        padded = torch.cat([conv, signal.transpose(1, 2)], dim=2)  # (B, D, K-1+L)
+        u = F.silu(self.conv1d(padded)).transpose(1, 2).contiguous()  # (B, L, D)
+        low_rank, b, c = self.x_proj(u).split(self.split, dim=-1)  # (B, L, R), (B, L, N), (B, L, N)
+        dt = F.softplus(self.dt_proj(low_rank))  # (B, L, D)
+        y, ssm = selective_scan(u, dt, -torch.exp(self.A_log), b, c, ssm)  # eq. 2, zero-order hold on A
+        y = (y + u * self.D) * F.silu(gate)
+        return self.out_proj(y), padded[:, :, padded.shape[2] - (self.d_conv - 1) :], ssm
+
+
+class EcgMamba(nn.Module):
+    """Stem, Mamba blocks, pooling over the sliding window, linear head.
+
+    `forward(x, state)` takes the next T samples of a stream and returns the logits of the window that ends with them,
+    and the state after them. With no state the stream is at its start: the trainer's pass on a whole record.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.stem = Stem(config)
+        self.norms = nn.ModuleList(
+            RMSNorm(config.d_model) if config.residual else nn.Identity() for _ in range(config.n_layers)
+        )
+        self.blocks = nn.ModuleList(MambaBlock(config) for _ in range(config.n_layers))
+        self.final_norm = RMSNorm(config.d_model) if config.final_norm else nn.Identity()
+        self.drop = nn.Dropout(config.dropout)
+        width = config.d_model * (2 if config.pooling == "mean+max" else 1)
+        self.pool_norm = nn.LayerNorm(width) if config.pool_norm else nn.Identity()
+        self.head = nn.Linear(width, config.n_classes)
+
+    def initial_state(self, batch: int) -> State:
+        """Return the state of `batch` streams that have seen nothing."""
+        where = {"device": self.head.weight.device, "dtype": self.head.weight.dtype}
+        return {
+            name: torch.full((batch, *shape), init, **where)  # type: ignore[arg-type]
+            for name, (shape, init) in state_layout(self.config).items()
+        }
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """x (B, T, leads), T a multiple of the stride → logits (B, C) and the state after."""
+        state = self.initial_state(x.shape[0]) if state is None else state
+        features, after = self.encode(x, state)
+        pooled, pool_after = self.pool(features, state)
+        return self.classify(pooled), after | pool_after
+
+    def encode(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Samples (B, T, leads) → features (B, L, M) and the encoder's state after them."""
+        after: State = {}
+        frames, tail = self.stem(x, state.get("stem", x.new_zeros(x.shape[0], x.shape[2], 0)))
+        if "stem" in state:
+            after["stem"] = tail
+        for i, (norm, block) in enumerate(zip(self.norms, self.blocks, strict=True)):
+            mixed, after[f"conv_{i}"], after[f"ssm_{i}"] = block(norm(frames), state[f"conv_{i}"], state[f"ssm_{i}"])
+            frames = frames + self.drop(mixed) if self.config.residual else mixed
+        return self.final_norm(frames), after
+
+    def pool(self, features: Tensor, state: State) -> tuple[Tensor, State]:
+        """Pool features (B, L, M) with the finished hops of the window → (B, M or 2M) and the slots after."""
+        total, count = features.sum(1), torch.full_like(features[:, :1, 0], features.shape[1])  # (B, M), (B, 1)
+        sums, counts = state["pool_sum"], state["pool_count"]  # (B, P, M), (B, P)
+        mean = (sums.sum(1) + total) / (counts.sum(1, keepdim=True) + count)
+        after = {
+            "pool_sum": torch.cat([sums[:, 1:], total[:, None]], 1),
+            "pool_count": torch.cat([counts[:, 1:], count], 1),
+        }
+        if self.config.pooling == "mean":
+            return mean, after
+        highest, highs = features.amax(1), state["pool_max"]  # (B, M), (B, P, M)
+        after["pool_max"] = torch.cat([highs[:, 1:], highest[:, None]], 1)
+        return torch.cat([mean, torch.maximum(highs.amax(1), highest)], -1), after
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Pooled features → logits (B, C)."""
+        return self.head(self.drop(self.pool_norm(pooled)))  # type: ignore[no-any-return]
+
+
+def state_layout(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], float]]:
+    """Return name → (shape without the batch axis, initial value) of every carried tensor, in graph order."""
+    layout: dict[str, tuple[tuple[int, ...], float]] = {}
+    if config.stem_kernel > config.stride:
+        layout["stem"] = ((config.n_leads, config.stem_kernel - config.stride), 0.0)
+    for i in range(config.n_layers):
+        layout[f"conv_{i}"] = ((config.d_inner, config.d_conv - 1), 0.0)
+        layout[f"ssm_{i}"] = ((config.d_inner, config.d_state), 0.0)
+    layout["pool_sum"] = ((config.pool_slots, config.d_model), 0.0)
+    layout["pool_count"] = ((config.pool_slots,), 0.0)
+    if config.pooling == "mean+max":
+        layout["pool_max"] = ((config.pool_slots, config.d_model), NEVER)
+    return layout

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from edge import RESEARCH_USE_ONLY, __version__
 from edge.cli.output import EXIT_USAGE
 
-Subparsers = argparse._SubParsersAction  # argparse gives the type of add_subparsers() no public name
+if TYPE_CHECKING:  # argparse has no public name for what add_subparsers() returns, and its own is generic only here
+    Subparsers: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def root_parser(prog: str, description: str, examples: Sequence[str]) -> tuple[argparse.ArgumentParser, Subparsers]:

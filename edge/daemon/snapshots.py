@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import StorageError
+from edge.stream.wire import Layout
 
-SNAPSHOT_VERSION = 1
 MAX_ARRAY_BYTES = 16 * 1024 * 1024
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -32,16 +32,15 @@ class PackedArray(msgspec.Struct, frozen=True, array_like=True):
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """One stream at one moment."""
 
-    version: Literal[1] = SNAPSHOT_VERSION
+    version: Literal[1] = 1
     device: str
     model_hash: str
     saved_at_ns: int
-    rate_hz: int
-    leads: tuple[str, ...]
-    layout: tuple[str, int, tuple[str, ...], str, float, int]
+    layout: Layout
     expected: int
     time_index: int
     time_ns: int | None
+    hops_seen: int
     alerts: dict[str, object]
     arrays: dict[str, PackedArray]
 
@@ -64,7 +63,8 @@ def _unpacked(name: str, packed: PackedArray) -> NDArray[np.generic]:
     size = int(np.prod(packed.shape, dtype=np.int64)) * dtype.itemsize
     if any(n < 0 for n in packed.shape) or size != len(packed.data) or size > MAX_ARRAY_BYTES:
         raise StorageError(f"snapshot array {name} does not have the size it states")
-    return np.frombuffer(packed.data, dtype=dtype).reshape(packed.shape).copy()
+    array: NDArray[np.generic] = np.frombuffer(packed.data, dtype=dtype).reshape(packed.shape).copy()
+    return array
 
 
 class SnapshotStore:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.monitor.engine import HopScore, score_hops
+from edge.monitor.engine import HopScore, ModelStream, score_hops
 from edge.monitor.path import Hop, StreamPath
 from edge.runtime.base import Runtime
 from edge.runtime.manifest import Manifest
@@ -51,15 +51,15 @@ def _score_batch(
 ) -> list[list[HopScore]]:
     manifest = runtime.bundle.manifest
     hops = [hops_of(manifest, recording, rate_hz, leads) for recording in recordings]
-    slots = [runtime.open_slot() for _ in recordings]
+    streams = [ModelStream(runtime.open_slot()) for _ in recordings]
     scores: list[list[HopScore]] = [[] for _ in recordings]
     try:
         for step in range(max(map(len, hops), default=0)):
             live = [k for k in range(len(hops)) if step < len(hops[k])]
-            batch = score_hops(runtime, [slots[k] for k in live], [hops[k][step] for k in live])
+            batch = score_hops(runtime, [streams[k] for k in live], [hops[k][step] for k in live])
             for k, score in zip(live, batch, strict=True):
                 scores[k].append(score)
     finally:
-        for slot in slots:
-            runtime.close_slot(slot)
+        for stream in streams:
+            runtime.close_slot(stream.slot)
     return scores

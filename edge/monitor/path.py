@@ -24,10 +24,32 @@ class Hop:
     invalid: BoolArray  # (device samples of this hop, leads)
     last_index: int
     """Index in the session of the newest device sample that went into this hop."""
-    number: int
-    """Hops since the last start, from 1: a stream is ready once a window is full."""
     reset: Reset | None
     """Set on the first hop after a start: carried model state must be reset before it."""
+
+
+@dataclass(frozen=True)
+class Partial:
+    """What waits for the next hop edge: frames and raw_mv at the model's rate, invalid at the device's."""
+
+    frames: Float32Array
+    raw_mv: FloatArray
+    invalid: BoolArray
+
+    def extended(self, frames: Float32Array, raw_mv: FloatArray, invalid: BoolArray) -> Partial:
+        """Return this with more samples behind it."""
+        return Partial(
+            np.concatenate([self.frames, frames]),
+            np.concatenate([self.raw_mv, raw_mv]),
+            np.concatenate([self.invalid, invalid]),
+        )
+
+    def split(self, samples: int, device_samples: int) -> tuple[Partial, Partial]:
+        """Return the first samples and the rest."""
+        return (
+            Partial(self.frames[:samples], self.raw_mv[:samples], self.invalid[:device_samples]),
+            Partial(self.frames[samples:], self.raw_mv[samples:], self.invalid[device_samples:]),
+        )
 
 
 class StreamPath:
@@ -41,24 +63,25 @@ class StreamPath:
         self._frontend = Frontend(manifest.frontend(), rate_hz)
         self._hop_samples = manifest.hop_samples
         self._rate_in_hz, self._rate_hz = rate_hz, manifest.signal.rate_hz
-        self._clear(0, Reset.START)
+        self._partial = self._nothing()
+        self._start = self._invalid_from = self._hops = 0
+        self._reset: Reset | None = Reset.START
 
     def push(self, run: Run) -> list[Hop]:
         """Take the next samples; return the hops they complete."""
         if run.reset is not None:
             self._frontend.reset()
-            self._clear(run.index, run.reset)
+            self._begin(run.index, run.reset)
         produced = self._frontend.process(np.asarray(self._lead_map.select(run.samples_mv), dtype=np.float64))
-        self._frames = np.concatenate([self._frames, produced.model_input])
-        self._raw_mv = np.concatenate([self._raw_mv, produced.raw_mv])
-        self._invalid = np.concatenate([self._invalid, self._lead_map.select(run.invalid).astype(bool)])
-        return [self._cut() for _ in range(len(self._frames) // self._hop_samples)]
+        invalid = self._lead_map.select(run.invalid).astype(bool)
+        self._partial = self._partial.extended(produced.model_input, produced.raw_mv, invalid)
+        return [self._cut() for _ in range(len(self._partial.frames) // self._hop_samples)]
 
     def save(self) -> dict[str, NDArray[np.generic]]:
         """Return all carried state as arrays."""
         return {
             **{f"frontend.{name}": array for name, array in self._frontend.save().items()},
-            "frames": self._frames, "raw_mv": self._raw_mv, "invalid": self._invalid,
+            "frames": self._partial.frames, "raw_mv": self._partial.raw_mv, "invalid": self._partial.invalid,
             "counters": np.array([self._start, self._invalid_from, self._hops]),
         }  # fmt: skip
 
@@ -66,30 +89,29 @@ class StreamPath:
         """Put back what `save` returned: the stream goes on as if nothing had happened."""
         prefix = "frontend."
         self._frontend.load({name[len(prefix) :]: a for name, a in state.items() if name.startswith(prefix)})
-        self._frames = np.array(state["frames"], dtype=np.float32)
-        self._raw_mv = np.array(state["raw_mv"], dtype=np.float64)
-        self._invalid = np.array(state["invalid"], dtype=bool)
+        self._partial = Partial(
+            np.array(state["frames"], dtype=np.float32),
+            np.array(state["raw_mv"], dtype=np.float64),
+            np.array(state["invalid"], dtype=bool),
+        )
         self._start, self._invalid_from, self._hops = (int(n) for n in state["counters"])
         self._reset = None
 
-    def _clear(self, index: int, reset: Reset) -> None:
-        leads = len(self._lead_map.wanted)
-        self._frames = np.empty((0, leads), dtype=np.float32)
-        self._raw_mv = np.empty((0, leads))
-        self._invalid = np.empty((0, leads), dtype=bool)
-        self._start = self._invalid_from = index  # session index of the first sample, of _invalid[0]
+    def _begin(self, index: int, reset: Reset) -> None:
+        self._partial = self._nothing()
+        self._start = self._invalid_from = index  # session index of the first sample, of partial.invalid[0]
         self._hops = 0
-        self._reset: Reset | None = reset
+        self._reset = reset
+
+    def _nothing(self) -> Partial:
+        leads = len(self._lead_map.wanted)
+        return Partial(np.empty((0, leads), dtype=np.float32), np.empty((0, leads)), np.empty((0, leads), dtype=bool))
 
     def _cut(self) -> Hop:
-        size = self._hop_samples
         self._hops += 1
-        last_index = self._start + (self._hops * size - 1) * self._rate_in_hz // self._rate_hz
-        taken = last_index + 1 - self._invalid_from
-        hop = Hop(
-            self._frames[:size], self._raw_mv[:size], self._invalid[:taken], last_index, self._hops, self._reset
-        )
-        self._frames, self._raw_mv, self._invalid = self._frames[size:], self._raw_mv[size:], self._invalid[taken:]
+        last_index = self._start + (self._hops * self._hop_samples - 1) * self._rate_in_hz // self._rate_hz
+        head, self._partial = self._partial.split(self._hop_samples, last_index + 1 - self._invalid_from)
+        hop = Hop(head.frames, head.raw_mv, head.invalid, last_index, self._reset)
         self._invalid_from = last_index + 1
         self._reset = None
         return hop

@@ -11,7 +11,6 @@ import numpy as np
 from edge.signal.frontend import FrontendSpec
 from edge.signal.leads import STANDARD_LEADS
 
-SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 ONNX_NAME = "model.onnx"
 WEIGHTS_NAME = "model.safetensors"
@@ -21,11 +20,7 @@ Probability = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of all manifest parts: immutable, unknown keys refused."""
-
-
-class SignalSpec(Struct):
+class SignalSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The front-end the model was trained behind (see `edge.signal.frontend`)."""
 
     rate_hz: Annotated[int, msgspec.Meta(ge=50, le=1000)]
@@ -35,7 +30,7 @@ class SignalSpec(Struct):
     std_mv: list[float]
 
 
-class StateTensor(Struct):
+class StateTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One carried tensor of a stream: its ONNX input is `name`, its output `name_out`, a stream starts at `init`."""
 
     name: Name
@@ -44,14 +39,14 @@ class StateTensor(Struct):
     dtype: Literal["float32"] = "float32"
 
 
-class Calibration(Struct):
+class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Platt scaling per class: probability = sigmoid(scale · logit + bias)."""
 
     scale: list[float]
     bias: list[float]
 
 
-class OperatingPoint(Struct):
+class OperatingPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """When a class is called: `f1_threshold` for reports, {on, off, dwell_s} for alerts."""
 
     f1_threshold: Probability
@@ -60,10 +55,10 @@ class OperatingPoint(Struct):
     dwell_s: Annotated[float, msgspec.Meta(ge=0.0, le=3600.0)]
 
 
-class Manifest(Struct, kw_only=True):
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What `manifest.json` holds. Lengths of lists follow `classes` and `leads`; `problems` checks them."""
 
-    schema: Literal[1] = SCHEMA_VERSION
+    schema: Literal[1] = 1
     kind: Literal["recurrent", "windowed"] = "recurrent"
     name: Name
     version: Name
@@ -122,7 +117,10 @@ class Manifest(Struct, kw_only=True):
         return [
             (any(lead not in STANDARD_LEADS for lead in self.leads), "leads has a name that is not a standard lead"),
             (len(set(self.leads)) != leads or len(set(self.classes)) != classes, "leads or classes name one twice"),
-            (len(signal.mean_mv) != leads or len(signal.std_mv) != leads, "signal.mean_mv and std_mv need one per lead"),
+            (
+                len(signal.mean_mv) != leads or len(signal.std_mv) != leads,
+                "signal.mean_mv and std_mv go by lead",
+            ),
             (len(calibration.scale) != classes or len(calibration.bias) != classes, "calibration needs one per class"),
             (not all(math.isfinite(n) for n in numbers), "a number is not finite"),
             (any(std <= 0 for std in signal.std_mv), "signal.std_mv must be positive"),
@@ -130,7 +128,10 @@ class Manifest(Struct, kw_only=True):
             (set(self.operating_points) != set(self.classes), "operating_points must name exactly the classes"),
             (any(p.off > p.on for p in self.operating_points.values()), "an operating point has off above on"),
             (self.hop_samples < 1 or self.hop_samples % self.stride != 0, "hop_s must be a multiple of the stride"),
-            (self.hop_samples and self.window_samples % self.hop_samples != 0, "window_s must be a multiple of hop_s"),
-            (ONNX_NAME not in self.files or WEIGHTS_NAME not in self.files, f"files must list {ONNX_NAME} and {WEIGHTS_NAME}"),
+            (
+                self.hop_samples > 0 and self.window_samples % self.hop_samples != 0,
+                "window_s must be whole hops",
+            ),
+            (not {ONNX_NAME, WEIGHTS_NAME} <= set(self.files), f"files must list {ONNX_NAME} and {WEIGHTS_NAME}"),
             (any("/" in name or name.startswith(".") for name in self.files), "files has an unsafe name"),
         ]

@@ -52,8 +52,8 @@ class CausalResampler:
         self.rate_in_hz = rate_in_hz
         self.rate_out_hz = rate_out_hz
         self._identity = rate_in_hz == rate_out_hz
-        self._up, self._down, self._taps = (1, 1, np.ones(1)) if self._identity else design_polyphase(
-            rate_in_hz, rate_out_hz
+        self._up, self._down, self._taps = (
+            (1, 1, np.ones(1)) if self._identity else design_polyphase(rate_in_hz, rate_out_hz)
         )
         reach = -(-len(self._taps) // self._up)  # input samples one output looks back on
         self._history = -(-reach // self._down) * self._down

@@ -6,6 +6,7 @@ Time is passed in, so the assembler can be tested without waiting.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
@@ -13,7 +14,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.stream.wire import Chunk, to_millivolts
+from edge.stream.wire import Chunk, Layout, to_millivolts
 
 MAX_PENDING_CHUNKS = 64
 FAR_JUMP_S = 60.0
@@ -75,8 +76,7 @@ class AssemblerLimits:
 class Position:
     """Where a session stands: everything the assembler must remember across a restart of the daemon."""
 
-    layout: tuple[object, ...]
-    rate_hz: int
+    layout: Layout
     expected: int
     last_mv: NDArray[np.float64]  # (leads,) last good value of each lead
     invalid_run: NDArray[np.int64]  # (leads,) invalid samples since then
@@ -84,6 +84,11 @@ class Position:
     time_ns: int | None = None
     abandoned: int | None = None
     """Where the stream stood before a far jump, in case the jump was one bad index."""
+
+    @property
+    def rate_hz(self) -> int:
+        """Sampling rate of the device."""
+        return self.layout.rate_hz
 
 
 @dataclass
@@ -137,7 +142,7 @@ class Assembler:
         position = self.position
         if position is None:
             return Reset.START
-        if chunk.session != position.layout[0]:
+        if chunk.session != position.layout.session:
             return Reset.SESSION
         if chunk.layout != position.layout:
             return Reset.LAYOUT
@@ -150,13 +155,11 @@ class Assembler:
 
     def _begin(self, chunk: Chunk, reset: Reset) -> list[Run]:
         if self.position is not None and reset is Reset.SESSION:
-            self._past_sessions.append(str(self.position.layout[0]))
+            self._past_sessions.append(self.position.layout.session)
         self._pending.clear()
         self._hole_since_s = None
         leads = len(chunk.leads)
-        self.position = Position(
-            chunk.layout, chunk.rate_hz, chunk.index, np.zeros(leads), np.zeros(leads, dtype=np.int64)
-        )
+        self.position = Position(chunk.layout, chunk.index, np.zeros(leads), np.zeros(leads, dtype=np.int64))
         return self._accept(chunk, reset)
 
     def _hold(self, chunk: Chunk, now_s: float) -> list[Run]:
@@ -242,12 +245,12 @@ class Assembler:
             return [Run(start, samples_mv, invalid, reset)]
         filled, runs_before = hold_last_good(samples_mv, invalid, position.last_mv, position.invalid_run)
         limit = self.limits.gap_bridge_s * position.rate_hz
-        recovered = ((runs_before > limit) & ~invalid).any(axis=1)  # (samples,)
+        recovered = np.any((runs_before > limit) & ~invalid, axis=1)  # (samples,)
         position.last_mv = filled[-1].copy()
         position.invalid_run = np.where(invalid[-1], runs_before[-1] + 1, 0)
         cuts = [0, *(int(at) for at in np.flatnonzero(recovered) if at > 0), len(filled)]
         runs = []
-        for begin, end in zip(cuts, cuts[1:], strict=False):
+        for begin, end in itertools.pairwise(cuts):
             why = Reset.LEAD_RECOVERY if recovered[begin] else None
             self.counters.resets += why is not None
             runs.append(Run(start + begin, filled[begin:end], invalid[begin:end], why if begin or why else reset))

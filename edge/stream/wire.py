@@ -6,7 +6,7 @@ import base64
 import binascii
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -35,6 +35,9 @@ class Flags(msgspec.Struct, frozen=True, omit_defaults=True):
     derived: bool = False
 
 
+NO_FLAGS = Flags()
+
+
 class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """The fields as they stand on the wire, `x` still raw."""
 
@@ -48,7 +51,7 @@ class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
     unit: Literal["mV", "uV"] = "mV"
     gain: float = 1000.0
     baseline: Annotated[int, msgspec.Meta(ge=-32768, le=32767)] = 0
-    flags: Flags = Flags()
+    flags: Flags = NO_FLAGS
 
 
 class _BinaryWave(_Envelope, frozen=True, kw_only=True):
@@ -57,6 +60,17 @@ class _BinaryWave(_Envelope, frozen=True, kw_only=True):
 
 class _JsonWave(_Envelope, frozen=True, kw_only=True):
     x: str | list[list[Annotated[int, msgspec.Meta(ge=-32768, le=32767)]]]
+
+
+class Layout(NamedTuple):
+    """What must not change for samples to be one stream."""
+
+    session: str
+    rate_hz: int
+    leads: tuple[str, ...]
+    unit: Literal["mV", "uV"]
+    gain: float
+    baseline: int
 
 
 @dataclass(frozen=True)
@@ -73,7 +87,7 @@ class Chunk:
     unit: Literal["mV", "uV"] = "mV"
     gain: float = 1000.0
     baseline: int = 0
-    flags: Flags = Flags()
+    flags: Flags = NO_FLAGS
 
     @property
     def end(self) -> int:
@@ -81,9 +95,9 @@ class Chunk:
         return self.index + len(self.samples)
 
     @property
-    def layout(self) -> tuple[object, ...]:
-        """What must not change within a session for samples to be one stream."""
-        return (self.session, self.rate_hz, self.leads, self.unit, self.gain, self.baseline)
+    def layout(self) -> Layout:
+        """What must not change for samples to be one stream."""
+        return Layout(self.session, self.rate_hz, self.leads, self.unit, self.gain, self.baseline)
 
 
 _msgpack = msgspec.msgpack.Decoder(_BinaryWave)
@@ -125,7 +139,7 @@ def to_millivolts(chunk: Chunk) -> tuple[NDArray[np.float64], NDArray[np.bool_]]
     return samples_mv, invalid
 
 
-def _envelope(chunk: Chunk) -> dict[str, object]:
+def _envelope(chunk: Chunk) -> dict[str, Any]:
     return {
         "v": 1, "s": chunk.session, "q": chunk.number, "i": chunk.index, "t": chunk.time_ns, "fs": chunk.rate_hz,
         "leads": list(chunk.leads), "unit": chunk.unit, "gain": chunk.gain, "baseline": chunk.baseline,
@@ -139,12 +153,16 @@ def _samples(wave: _BinaryWave | _JsonWave) -> Int16Array:
     if isinstance(wave.x, list):
         lengths = {len(lead) for lead in wave.x}
         if len(wave.x) != leads or len(lengths) != 1:
-            raise PayloadError("lead-count", f"x has {len(wave.x)} lists of lengths {sorted(lengths)[:4]}, leads {leads}")
-        return np.array(wave.x, dtype=np.int16).T
+            raise PayloadError(
+                "lead-count", f"x has {len(wave.x)} lists of lengths {sorted(lengths)[:4]}, leads {leads}"
+            )
+        nested: Int16Array = np.array(wave.x, dtype=np.int16).T
+        return nested
     data = wave.x if isinstance(wave.x, bytes) else _from_base64(wave.x)
     if len(data) % (2 * leads) != 0:
         raise PayloadError("lead-count", f"x has {len(data)} bytes, not a multiple of 2 x {leads} leads")
-    return np.frombuffer(data, dtype="<i2").astype(np.int16).reshape(leads, -1).T
+    samples: Int16Array = np.frombuffer(data, dtype="<i2").astype(np.int16).reshape(leads, -1).T
+    return samples
 
 
 def _from_base64(text: str) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +27,7 @@ def values(runs: list[Run]) -> list[float]:
 
 def cut(edges):
     bounds = [0, *sorted(set(edges)), 400]
-    return [chunk(a, b, number=n) for n, (a, b) in enumerate(zip(bounds, bounds[1:], strict=False)) if b > a]
+    return [chunk(a, b, number=n) for n, (a, b) in enumerate(itertools.pairwise(bounds)) if b > a]
 
 
 @given(edges=st.lists(st.integers(1, 399), max_size=12), data=st.data())
@@ -48,11 +50,14 @@ def test_a_late_chunk_is_waited_for_only_so_long():
     assert assembler.push(chunk(150, 200), 1.0) == []
     assert assembler.poll(1.49) == []
     bridged, after = assembler.poll(1.5)
-    assert bridged.invalid.all() and len(bridged.samples_mv) == 50
+    assert bridged.invalid.all()
+    assert len(bridged.samples_mv) == 50
     assert np.allclose(bridged.samples_mv[:, 0], np.arange(101, 151))  # a straight line to the next sample
-    assert after.reset is None and values([after]) == SIGNAL[150:200, 0].tolist()
+    assert after.reset is None
+    assert values([after]) == SIGNAL[150:200, 0].tolist()
     assert assembler.push(chunk(100, 150), 1.6) == []  # too late: counted, not replayed
-    assert assembler.counters.bridged_gaps == 1 and assembler.counters.duplicates == 1
+    assert assembler.counters.bridged_gaps == 1
+    assert assembler.counters.duplicates == 1
 
 
 def test_a_gap_beyond_the_limit_starts_afresh():
@@ -60,7 +65,8 @@ def test_a_gap_beyond_the_limit_starts_afresh():
     assembler.push(chunk(0, 100), 0.0)
     assembler.push(chunk(301, 400), 0.0)
     (run,) = assembler.poll(9.0)
-    assert run.reset is Reset.GAP and run.index == 301
+    assert run.reset is Reset.GAP
+    assert run.index == 301
     assert assembler.counters.lost_gaps == 1
 
 
@@ -70,7 +76,8 @@ def test_one_impossible_index_does_not_stall_the_stream():
     assembler.push(chunk(2**50, 2**50 + 10, samples=SIGNAL[:10]), 0.1)
     assembler.poll(5.0)
     (run,) = assembler.push(chunk(100, 200), 5.1)
-    assert run.reset is Reset.REWIND and values([run]) == SIGNAL[100:200, 0].tolist()
+    assert run.reset is Reset.REWIND
+    assert values([run]) == SIGNAL[100:200, 0].tolist()
     (run,) = assembler.push(chunk(200, 300), 5.2)
     assert run.reset is None
 
@@ -135,7 +142,8 @@ def test_a_lead_that_returns_after_a_long_absence_starts_afresh_at_that_very_sam
 
 def test_the_lead_off_mask_counts_as_invalid():
     (run,) = Assembler().push(chunk(0, 10, flags=Flags(lead_off=0b10)), 0.0)
-    assert run.invalid[:, 1].all() and not run.invalid[:, 0].any()
+    assert run.invalid[:, 1].all()
+    assert not run.invalid[:, 0].any()
 
 
 def test_time_follows_the_index():

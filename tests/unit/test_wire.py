@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 
 import msgspec
 import numpy as np
@@ -110,10 +111,8 @@ def test_a_gain_that_is_not_a_number_is_refused_in_messagepack():
 @settings(max_examples=500)
 @given(st.binary(max_size=400))
 def test_random_bytes_never_raise_anything_but_a_payload_error(payload):
-    try:
+    with contextlib.suppress(PayloadError):
         wire.decode(payload)
-    except PayloadError as error:
-        assert error.reason
 
 
 @given(chunk=chunks, flips=st.lists(st.tuples(st.integers(0, 10_000), st.integers(1, 255)), min_size=1, max_size=4))

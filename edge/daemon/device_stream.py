@@ -1,0 +1,156 @@
+"""One device's stream inside the daemon: chunks in, hops waiting for the model, bounded and restorable."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.daemon.snapshots import Arrays, Snapshot, pack, unpack
+from edge.errors import LeadsError, SignalError, StorageError
+from edge.monitor.engine import ModelStream
+from edge.monitor.path import Hop, StreamPath
+from edge.runtime.base import State
+from edge.runtime.manifest import Manifest
+from edge.stream.assembler import Assembler, AssemblerLimits, Position, Reset, Run
+from edge.stream.wire import Chunk
+
+
+@dataclass(frozen=True)
+class WaitingHop:
+    """A hop in the queue, with what is needed to time it."""
+
+    hop: Hop
+    arrived_s: float
+    time_ns: int | None
+
+
+@dataclass
+class DeviceStream:
+    """Assembles, filters and queues one device's ECG. Not thread-safe: it belongs to the event loop."""
+
+    device: str
+    manifest: Manifest
+    limits: AssemblerLimits
+    backlog_hops: int
+    last_arrival_s: float
+    model: ModelStream | None = None
+    in_flight: bool = False
+    """True while a hop of this stream is with the runtime: nothing else may touch its slot then."""
+    changed: bool = False
+    """True when there is something a snapshot does not yet hold."""
+    unfit: LeadsError | SignalError | None = None
+    dropped_samples: int = 0
+    resets: list[Reset] = field(default_factory=list)
+    """Resets since they were last taken note of."""
+    waiting: deque[WaitingHop] = field(default_factory=deque)
+    _path: StreamPath | None = None
+    _restored_model: State | None = None
+
+    def __post_init__(self) -> None:
+        self.assembler = Assembler(self.limits)
+
+    @property
+    def session(self) -> str:
+        """The session the stream is in, empty before the first chunk."""
+        return "" if self.assembler.position is None else self.assembler.position.layout.session
+
+    def receive(self, chunk: Chunk, now_s: float) -> None:
+        """Take a chunk; complete hops join the queue."""
+        self.last_arrival_s = now_s
+        self._take(self.assembler.push(chunk, now_s), now_s)
+
+    def poll(self, now_s: float) -> None:
+        """Give up on chunks that are overdue."""
+        self._take(self.assembler.poll(now_s), now_s)
+
+    def next_hop(self) -> WaitingHop | None:
+        """Take the oldest waiting hop off the queue."""
+        return self.waiting.popleft() if self.waiting else None
+
+    def take_restored_model(self) -> State | None:
+        """Return the model state of a snapshot, once: the slot must be loaded with it before the next hop."""
+        state, self._restored_model = self._restored_model, None
+        return state
+
+    def _take(self, runs: Sequence[Run], now_s: float) -> None:
+        for run in runs:
+            self.changed = True
+            if run.reset is not None:
+                self.resets.append(run.reset)
+                self._adopt_layout()
+            if self._path is not None:
+                for hop in self._path.push(run):
+                    self._enqueue(hop, now_s)
+
+    def _adopt_layout(self) -> None:
+        """Build the path for the leads and rate that the stream has now."""
+        assert self.assembler.position is not None
+        layout = self.assembler.position.layout
+        try:
+            self._path = StreamPath(self.manifest, layout.rate_hz, layout.leads)
+            self.unfit = None
+        except (LeadsError, SignalError) as error:
+            self._path = None
+            self.unfit = error
+
+    def _enqueue(self, hop: Hop, now_s: float) -> None:
+        self.waiting.append(WaitingHop(hop, now_s, self.assembler.time_ns_of(hop.last_index)))
+        if len(self.waiting) > self.backlog_hops:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        """Give up the oldest hop under overload; what comes after it starts afresh."""
+        self.dropped_samples += len(self.waiting.popleft().hop.invalid)
+        oldest = self.waiting[0]
+        if oldest.hop.reset is None:
+            self.resets.append(Reset.OVERLOAD)
+            self.waiting[0] = replace(oldest, hop=replace(oldest.hop, reset=Reset.OVERLOAD))
+
+    def snapshot(self, model_state: State, model_hash: str, alerts: dict[str, object], now_ns: int) -> Snapshot | None:
+        """Return everything needed to go on later; None while hops wait or nothing has come yet."""
+        position = self.assembler.position
+        if position is None or self._path is None or self.model is None or self.waiting or self.in_flight:
+            return None
+        return Snapshot(
+            device=self.device,
+            model_hash=model_hash,
+            saved_at_ns=now_ns,
+            layout=position.layout,
+            expected=position.expected,
+            time_index=position.time_index,
+            time_ns=position.time_ns,
+            hops_seen=self.model.hops_seen,
+            alerts=alerts,
+            arrays=pack(
+                {f"path.{name}": array for name, array in self._path.save().items()}
+                | {f"model.{name}": array for name, array in model_state.items()}
+                | {"last_mv": position.last_mv, "invalid_run": position.invalid_run}
+            ),
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on where a snapshot stands; raises StorageError when it does not fit this model."""
+        arrays = unpack(snapshot.arrays)
+        try:
+            path = StreamPath(self.manifest, snapshot.layout.rate_hz, snapshot.layout.leads)
+            path.load(_with_prefix(arrays, "path."))
+            position = Position(
+                layout=snapshot.layout,
+                expected=snapshot.expected,
+                last_mv=arrays["last_mv"].astype(np.float64),
+                invalid_run=arrays["invalid_run"].astype(np.int64),
+                time_index=snapshot.time_index,
+                time_ns=snapshot.time_ns,
+            )
+        except (KeyError, ValueError, LeadsError, SignalError) as error:
+            raise StorageError(f"the snapshot of {self.device} cannot be used: {error}") from None
+        self._path, self.assembler.position = path, position
+        self._restored_model = {name: a.astype(np.float32) for name, a in _with_prefix(arrays, "model.").items()}
+
+
+def _with_prefix(arrays: Arrays, prefix: str) -> dict[str, NDArray[np.generic]]:
+    return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}

@@ -1,0 +1,373 @@
+"""One MQTT connection: a paho client on an open socket, driven by the asyncio loop from CONNECT to its end.
+
+A link is never used twice. What paho would carry over to a next connection (unanswered publishes, packet numbers of
+messages not yet acknowledged) so ends with the link, and the caller decides what is sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage, SocketLike
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edge.daemon.dial import ready
+from edge.daemon.transport import BrokerSettings, Message, Subscription, Will
+from edge.errors import TransportError
+
+CLOSE_TIMEOUT_S = 2.0
+HOUSEKEEPING_PERIOD_S = 1.0
+PACKETS_PER_TURN = 32
+"""How many packets are read before other work of the loop gets its turn."""
+UNSENT_LIMIT_BYTES = 4 << 20
+"""How much QoS 0 may wait for a socket that does not take it."""
+UNANSWERED_LIMIT = 20
+"""How many QoS 1 messages may wait for their PUBACK at once; brokers that allow fewer say so."""
+_PACKET_OVERHEAD_BYTES = 64  # headers and properties around topic and payload, generously
+
+
+class PahoLink:
+    """One connection. `ended` holds the reason as soon as it is over; `close` must be called in any case."""
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        sock: socket.socket,
+        will: Will | None,
+        clean_start: bool,
+        on_message: Callable[[Message], None],
+    ) -> None:
+        """Take over the connected socket. on_message is called for each message and must not raise."""
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[TransportError] = self._loop.create_future()
+        self._settings = settings
+        self._sock = sock
+        self._clean_start = clean_start
+        self._on_message = on_message
+        self._fault = _LastFault()
+        self._refusal: TransportError | None = None
+        self._accepted: asyncio.Future[bool] = self._loop.create_future()
+        self._answers: dict[int, asyncio.Future[list[ReasonCode]]] = {}
+        self._unanswered = asyncio.Semaphore(UNANSWERED_LIMIT)
+        self._unsent_bytes: deque[int] = deque()
+        self._unsent_total_bytes = 0
+        self._packet_limit_bytes = 1 << 28
+        self._writing = False
+        self._closing = False
+        self._received = 0
+        self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
+        self._client = self._new_client(will)
+
+    async def open(self) -> bool:
+        """Send CONNECT and return whether the broker still held our session; raises TransportError when refused.
+
+        The time for the answer, and for all up to `established`, is connect_timeout_s.
+        """
+        version_5 = self._settings.protocol == 5
+        self._call_later(self._settings.connect_timeout_s, self._give_up)
+        self._client.connect(
+            self._settings.host,
+            self._settings.port,
+            self._settings.keepalive_s,
+            **({"clean_start": self._clean_start, "properties": _connect_properties(self._settings)} if version_5 else {}),
+        )
+        self._call_later(HOUSEKEEPING_PERIOD_S, self._keep_house)
+        return await self._accepted
+
+    def established(self) -> None:
+        """Declare the connection made: from here on only its end counts, not how long it takes."""
+        self._timers.pop(self._give_up).cancel()
+
+    async def subscribe(self, subscriptions: Sequence[Subscription]) -> None:
+        """Subscribe in one packet; raises TransportError when the broker grants less than was asked."""
+        asked = [(subscription.topic_filter, int(subscription.qos)) for subscription in subscriptions]
+        result, number = self._client.subscribe(asked)
+        codes = await self._answer_to(result, number)
+        for code, subscription in zip(codes, subscriptions, strict=False):
+            if code.value != subscription.qos:
+                raise TransportError(
+                    f"{self._settings.address} did not grant the subscription to {subscription.topic_filter} at "
+                    f"QoS {subscription.qos} ({code}); check the broker's access rules for {self._settings.client_id}"
+                )
+
+    async def publish(self, topic: str, payload: bytes, retain: bool) -> None:
+        """Publish with QoS 1 and return at its PUBACK; raises TransportError when refused or the link ends first."""
+        if self._size(topic, payload) > self._packet_limit_bytes:
+            raise TransportError(f"a message of {len(payload)} bytes on {topic} is larger than the broker takes")
+        async with self._unanswered:
+            if self.ended.done():
+                raise self.ended.result()
+            info = self._client.publish(topic, payload, 1, retain)
+            (code,) = await self._answer_to(info.rc, info.mid)
+        if code.is_failure:
+            raise TransportError(f"{self._settings.address} refused a message on {topic}: {code}")
+
+    def send(self, topic: str, payload: bytes, retain: bool) -> bool:
+        """Hand a QoS 0 message to paho; False when it can't be sent: too large, or too much waits already."""
+        size = self._size(topic, payload)
+        if self.ended.done() or size > self._packet_limit_bytes or self._unsent_total_bytes > UNSENT_LIMIT_BYTES:
+            return False
+        if self._client.publish(topic, payload, 0, retain).rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            return False
+        self._unsent_bytes.append(size)
+        self._unsent_total_bytes += size
+        return True
+
+    async def close(self) -> None:
+        """Disconnect cleanly if still connected, within CLOSE_TIMEOUT_S, and free everything. No message follows."""
+        self._closing = True
+        try:
+            if not self.ended.done():
+                await self._say_goodbye()
+        finally:
+            self._release()
+
+    async def _say_goodbye(self) -> None:
+        """Send DISCONNECT and let the broker close first.
+
+        Closing with unread input would reset the connection, and a broker may then miss the DISCONNECT and publish
+        the will. So a second handle keeps the connection open past paho's close, until the broker has hung up.
+        """
+        deadline = self._loop.time() + CLOSE_TIMEOUT_S
+        self._loop.remove_reader(self._sock.fileno())
+        with socket.socket(fileno=os.dup(self._sock.fileno())) as handle, contextlib.suppress(OSError):
+            self._client.disconnect()
+            await asyncio.wait([self.ended], timeout=CLOSE_TIMEOUT_S)
+            handle.shutdown(socket.SHUT_WR)
+            while await _more_input(handle, deadline):
+                pass
+
+    def _release(self) -> None:
+        self._end(TransportError(f"the connection to {self._settings.address} was closed"))
+        client, descriptor = self._client, self._sock.fileno()
+        client.on_socket_close = client.on_socket_unregister_write = client.on_disconnect = None
+        if descriptor >= 0:
+            self._loop.remove_reader(descriptor)
+            self._loop.remove_writer(descriptor)
+            self._sock.close()
+
+    def _end(self, reason: TransportError) -> None:
+        """Note the end once: everyone who waits for an answer gets the reason."""
+        if self.ended.done():
+            return
+        self.ended.set_result(reason)
+        for timer in self._timers.values():
+            timer.cancel()
+        for waiting in (self._accepted, *self._answers.values()):
+            if not waiting.done():
+                waiting.set_exception(reason)
+        if not self._accepted.cancelled():
+            self._accepted.exception()  # nobody waits for it if the link ended before `open`
+
+    async def _answer_to(self, result: MQTTErrorCode, number: int | None) -> list[ReasonCode]:
+        if result != MQTTErrorCode.MQTT_ERR_SUCCESS or number is None:
+            raise TransportError(f"nothing can be sent to {self._settings.address}: {result!s}")
+        self._answers[number] = self._loop.create_future()
+        try:
+            return await self._answers[number]
+        finally:
+            del self._answers[number]
+
+    def _size(self, topic: str, payload: bytes) -> int:
+        return len(payload) + 4 * len(topic) + _PACKET_OVERHEAD_BYTES
+
+    # Called by the loop: the socket is ready, or time has passed.
+
+    def _read(self) -> None:
+        if self._closing or self.ended.done():
+            return
+        try:
+            for _ in range(PACKETS_PER_TURN):
+                before = self._received
+                if self._client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS or self._closing:
+                    return
+                if self._received == before and not self._decrypted_bytes():
+                    return
+        except Exception as error:
+            self._end(TransportError(f"{self._settings.address} sent what cannot be read: {error!r}"))
+            return
+        if self._decrypted_bytes():  # the selector does not see what TLS has taken from the socket already
+            self._loop.call_soon(self._read)
+
+    def _write(self) -> None:
+        if self.ended.done():
+            return
+        self._writing = True
+        try:
+            self._client.loop_write()
+        except Exception as error:
+            self._end(TransportError(f"writing to {self._settings.address} failed: {error!r}"))
+        finally:
+            self._writing = False
+
+    def _keep_house(self) -> None:
+        try:
+            self._client.loop_misc()
+        except Exception as error:
+            self._end(TransportError(f"keeping the connection to {self._settings.address} failed: {error!r}"))
+        if not self.ended.done():
+            self._call_later(HOUSEKEEPING_PERIOD_S, self._keep_house)
+
+    def _give_up(self) -> None:
+        seconds = self._settings.connect_timeout_s
+        self._end(TransportError(f"{self._settings.address} does not answer in MQTT within {seconds:g} s"))
+
+    def _call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        self._timers[callback] = self._loop.call_later(delay_s, callback)
+
+    def _decrypted_bytes(self) -> int:
+        open_tls = isinstance(self._sock, ssl.SSLSocket) and self._sock.fileno() >= 0
+        return self._sock.pending() if open_tls else 0  # type: ignore[attr-defined]
+
+    # Called by paho, on the loop, some while it holds a lock that is not re-entrant: note what happened, no more.
+
+    def _new_client(self, will: Will | None) -> Client:
+        client = _client_on(self._sock, self._settings)
+        client.suppress_exceptions = True
+        client.max_inflight_messages = 0  # `publish` limits; paho would queue without a bound
+        client.enable_logger(self._fault.logger)
+        client.username_pw_set(self._settings.username, self._settings.password)
+        if will is not None:
+            client.will_set(will.topic, will.payload, will.qos, will.retain)
+        client.on_connect = self._connected
+        client.on_disconnect = self._disconnected
+        client.on_subscribe = lambda _client, _data, number, codes, _properties: self._answered(number, codes)
+        client.on_publish = lambda _client, _data, number, code, _properties: self._published(number, code)
+        client.on_message = self._arrived
+        client.on_socket_open = lambda _client, _data, sock: self._loop.add_reader(sock.fileno(), self._read)
+        client.on_socket_close = lambda _client, _data, sock: self._forget(sock)
+        client.on_socket_register_write = lambda _client, _data, sock: self._loop.add_writer(sock.fileno(), self._write)
+        client.on_socket_unregister_write = lambda _client, _data, sock: _discard(self._loop.remove_writer(sock.fileno()))
+        return client
+
+    def _forget(self, sock: SocketLike) -> None:
+        self._loop.remove_reader(sock.fileno())
+        self._loop.remove_writer(sock.fileno())
+
+    def _connected(
+        self, _client: Client, _data: object, flags: ConnectFlags, code: ReasonCode, properties: Properties | None
+    ) -> None:
+        if code.is_failure:
+            advice = _ADVICE.get(str(code), "see the broker's log")
+            self._refusal = TransportError(f"{self._settings.address} refused the connection: {code}; {advice}")
+            return
+        limit = getattr(properties, "ReceiveMaximum", UNANSWERED_LIMIT)
+        self._unanswered = asyncio.Semaphore(min(limit, UNANSWERED_LIMIT))
+        self._packet_limit_bytes = getattr(properties, "MaximumPacketSize", self._packet_limit_bytes)
+        if not self._accepted.done():
+            self._accepted.set_result(bool(flags.session_present))
+
+    def _disconnected(
+        self, _client: Client, _data: object, flags: DisconnectFlags, code: ReasonCode, _properties: Properties | None
+    ) -> None:
+        if self._refusal is not None:
+            self._end(self._refusal)
+        elif flags.is_disconnect_packet_from_server:
+            self._end(TransportError(f"{self._settings.address} ended the connection: {code}"))
+        else:
+            self._end(TransportError(self._explain_loss(self._fault.text or str(code))))
+
+    def _explain_loss(self, fault: str) -> str:
+        if self._accepted.done():
+            return f"the connection to {self._settings.address} was lost: {fault}"
+        tls = self._settings.tls
+        hint = "it may ask for a client certificate (tls.cert)" if tls and not tls.cert else "see the broker's log"
+        return f"{self._settings.address} hung up before it answered: {fault}; {hint}"
+
+    def _answered(self, number: int, codes: list[ReasonCode]) -> None:
+        waiting = self._answers.get(number)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(codes)
+
+    def _published(self, number: int, code: ReasonCode) -> None:
+        self._received += 1
+        if not self._writing:
+            self._answered(number, [code])
+        elif self._unsent_bytes:  # paho reports QoS 0 as published when written; its number may be one in `_answers`
+            self._unsent_total_bytes -= self._unsent_bytes.popleft()
+
+    def _arrived(self, _client: Client, _data: object, raw: MQTTMessage) -> None:
+        self._received += 1
+        acknowledge = functools.partial(self._acknowledge, raw.mid) if raw.qos else None
+        try:
+            topic = raw.topic
+        except UnicodeDecodeError:
+            topic = "\N{REPLACEMENT CHARACTER}"  # no topic of ours, so the handler refuses it like any other
+        self._on_message(Message(topic, bytes(raw.payload), raw.qos, raw.retain, raw.dup, acknowledge))
+
+    def _acknowledge(self, number: int) -> None:
+        if not self.ended.done():
+            self._client.ack(number, 1)
+
+
+_ADVICE = {
+    "Bad user name or password": "check username and password",
+    "Not authorized": "check username, password and the broker's access rules",
+    "Unsupported protocol version": "try the other protocol (5 or 311)",
+    "Client identifier not valid": "choose another client_id",
+}
+
+
+class _SocketClient(Client):
+    """paho's client on a socket that is connected already: its own way of connecting would block the loop."""
+
+    connected_socket: SocketLike
+
+    def _create_socket(self) -> SocketLike:
+        return self.connected_socket
+
+
+def _client_on(sock: socket.socket, settings: BrokerSettings) -> Client:
+    version_5 = settings.protocol == 5
+    client = _SocketClient(
+        CallbackAPIVersion.VERSION2,
+        client_id=settings.client_id,
+        clean_session=None if version_5 else settings.clean_start or settings.session_expiry_s == 0,
+        protocol=MQTTProtocolVersion.MQTTv5 if version_5 else MQTTProtocolVersion.MQTTv311,
+        reconnect_on_failure=False,  # or paho answers a refusal by trying MQTT 3.1 without a word
+        manual_ack=True,
+    )
+    client.connected_socket = sock  # type: ignore[assignment]  # paho's protocol spells recv's argument differently
+    return client
+
+
+def _connect_properties(settings: BrokerSettings) -> Properties:
+    properties = Properties(PacketTypes.CONNECT)
+    properties.SessionExpiryInterval = settings.session_expiry_s
+    properties.ReceiveMaximum = settings.receive_maximum
+    properties.MaximumPacketSize = settings.maximum_packet_bytes
+    return properties
+
+
+class _LastFault(logging.Handler):
+    """Keeps the last error that paho logs: the only place where it tells why a socket failed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = ""
+        self.logger = logging.Logger("paho", logging.ERROR)  # not in the logging tree, so nobody else hears it
+        self.logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text = record.getMessage()
+
+
+async def _more_input(handle: socket.socket, deadline: float) -> bool:
+    """Throw away some input; False at the end of the stream. Raises TimeoutError at the deadline, OSError on errors."""
+    await ready(handle, deadline, to_write=False)
+    return bool(handle.recv(1 << 16))
+
+
+def _discard(_result: object) -> None:
+    """Callbacks of paho return nothing."""

@@ -69,6 +69,10 @@ class TransportError(EcgEdgeError):
     """The MQTT broker cannot be reached or refuses this client."""
 
 
+class EndpointError(EcgEdgeError):
+    """The address of the HTTP endpoint cannot be listened on."""
+
+
 class StorageError(EcgEdgeError):
     """The state directory or a database in it cannot be used."""
 

@@ -13,7 +13,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from edge import RESEARCH_USE_ONLY
-from edge.daemon.config import Config, Section, section_in
+from edge.daemon.config import Config
+from edge.daemon.config_types import Section, section_in
 
 COMMENT_WIDTH = 98
 LIMIT_SIGNS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
@@ -27,7 +28,7 @@ class Table:
     section: type[Section]
     optional: bool
 
-    def keys(self) -> Iterator[tuple[str, FieldInfo]]:
+    def plain_keys(self) -> Iterator[tuple[str, FieldInfo]]:
         """Give the plain keys of the table, without its inner tables."""
         fields = self.section.model_fields.items()
         return ((name, field) for name, field in fields if section_in(field.annotation) is None)
@@ -59,16 +60,37 @@ def reference_markdown() -> str:
     return "\n\n".join(_reference_table(table) for table in tables()) + "\n"
 
 
+def settings(config: Section, path: str = "") -> Iterator[tuple[str, object]]:
+    """Give every setting in force as (dotted key, value). No secret is among them: they live in files of their own."""
+    for name, value in config:
+        yield from _settings_of(f"{path}{name}", value)
+
+
+def _settings_of(key: str, value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, Section):
+        yield from settings(value, f"{key}.")
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _settings_of(f"{key}.{name}", inner)
+    else:
+        yield key, value
+
+
 def _sample_table(table: Table) -> str:
     lines = [_comment(_one_line(table.section.__doc__)), f"{'#' if table.optional else ''}[{table.path}]"]
-    for name, field in table.keys():
+    for name, field in table.plain_keys():
         lines += [_comment(_explained(field)), f"#{name} = {_toml_value(_shown_value(field))}"]
     return "\n".join(lines)
 
 
 def _reference_table(table: Table) -> str:
-    lines = [f"**`[{table.path}]`** {_one_line(table.section.__doc__)}", "", "| key | default | meaning |", "|---|---|---|"]
-    for name, field in table.keys():
+    lines = [
+        f"**`[{table.path}]`** {_one_line(table.section.__doc__)}",
+        "",
+        "| key | default | meaning |",
+        "|---|---|---|",
+    ]
+    for name, field in table.plain_keys():
         default = f"`{_toml_value(field.default)}`" if _has_plain_default(field) else "–"
         lines.append(f"| `{name}` | {default} | {_explained(field).replace('|', chr(92) + '|')} |")
     return "\n".join(lines)
@@ -81,12 +103,8 @@ def _explained(field: FieldInfo) -> str:
 
 def _limits(field: FieldInfo) -> str:
     """Say the range of a number, such as "≥ 1, ≤ 65535"."""
-    parts = []
-    for limit in field.metadata:
-        sign, attribute = LIMIT_SIGNS.get(type(limit), ("", ""))
-        if sign:
-            parts.append(f"{sign} {getattr(limit, attribute):g}" if attribute else "")
-    return ", ".join(parts)
+    known = [(LIMIT_SIGNS[type(limit)], limit) for limit in field.metadata if type(limit) in LIMIT_SIGNS]
+    return ", ".join(f"{sign} {getattr(limit, attribute):.15g}" for (sign, attribute), limit in known)
 
 
 def _has_plain_default(field: FieldInfo) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from edge.daemon.config import Config, Section, section_in
+from edge.daemon.config import Config
+from edge.daemon.config_types import Section, section_in
 from edge.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -59,7 +61,7 @@ def parse_config(text: str, source: str, folder: Path) -> Config:
 def _problem(detail: ErrorDetails) -> str:
     path, kind, given = detail["loc"], detail["type"], detail["input"]
     key = ".".join(str(part) for part in path)
-    message = detail["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    message = re.sub(r"^(Value error, |(Input|String) (?=should))", "", detail["msg"])
     if kind == "extra_forbidden":
         return f"{key}: unknown key; {_advice(path)}"
     if kind == "model_type":

@@ -67,10 +67,6 @@ class DeviceStream:
         """Give up on chunks that are overdue."""
         self._take(self.assembler.poll(now_s), now_s)
 
-    def next_hop(self) -> WaitingHop | None:
-        """Take the oldest waiting hop off the queue."""
-        return self.waiting.popleft() if self.waiting else None
-
     def take_restored_model(self) -> State | None:
         """Return the model state of a snapshot, once: the slot must be loaded with it before the next hop."""
         state, self._restored_model = self._restored_model, None

@@ -1,4 +1,4 @@
-"""Opening a TCP or TLS connection to the broker without blocking the loop, cancellable at any moment."""
+"""Opening and ending a TCP or TLS connection without blocking the loop, cancellable at any moment."""
 
 from __future__ import annotations
 
@@ -30,18 +30,16 @@ async def dial(settings: BrokerSettings) -> socket.socket:
         raise TransportError(_explain(error, settings)) from error
 
 
-async def ready(sock: socket.socket, deadline: float, *, to_write: bool) -> None:
-    """Return when the socket can be read (or written); raises TimeoutError at the deadline (loop time)."""
-    loop = asyncio.get_running_loop()
-    seen: asyncio.Future[None] = loop.create_future()
-    add, remove = (loop.add_writer, loop.remove_writer) if to_write else (loop.add_reader, loop.remove_reader)
-    add(sock.fileno(), _set_once, seen)
-    try:
-        await asyncio.wait([seen], timeout=max(0.0, deadline - loop.time()))
-    finally:
-        remove(sock.fileno())
-    if not seen.done():
-        raise TimeoutError
+async def hang_up(sock: socket.socket, deadline: float) -> None:
+    """Say that nothing follows and wait for the other side to close, throwing away what it still sends.
+
+    Raises TimeoutError at the deadline (loop time), OSError when the connection breaks; the socket stays open.
+    """
+    sock.shutdown(socket.SHUT_WR)
+    while True:
+        await _ready(sock, deadline, to_write=False)
+        if not sock.recv(1 << 16):
+            return
 
 
 def tls_context(tls: TlsSettings) -> ssl.SSLContext:
@@ -49,7 +47,7 @@ def tls_context(tls: TlsSettings) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=tls.ca)
     except OSError as error:
-        raise TransportError(f"tls.ca {tls.ca} cannot be used: {error}; it must be a PEM file of certificates") from error
+        raise TransportError(f"tls.ca {tls.ca} cannot be used: {error}; it must be certificates in PEM") from error
     if tls.cert is not None:
         try:
             # Without a password given here, OpenSSL would ask for one on the terminal.
@@ -94,7 +92,7 @@ async def _connect(address: _Address, host: str, context: ssl.SSLContext | None,
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         problem = sock.connect_ex(where)
         if problem == errno.EINPROGRESS:
-            await ready(sock, deadline, to_write=True)
+            await _ready(sock, deadline, to_write=True)
             problem = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if problem:
             raise OSError(problem, os.strerror(problem))
@@ -112,11 +110,26 @@ async def _shake_hands(sock: ssl.SSLSocket, deadline: float) -> None:
         try:
             sock.do_handshake()
         except ssl.SSLWantReadError:
-            await ready(sock, deadline, to_write=False)
+            await _ready(sock, deadline, to_write=False)
         except ssl.SSLWantWriteError:
-            await ready(sock, deadline, to_write=True)
+            await _ready(sock, deadline, to_write=True)
+        except ConnectionError as error:
+            raise ssl.SSLError(error.errno, f"the handshake broke off ({error.strerror})") from error
         else:
             return
+
+
+async def _ready(sock: socket.socket, deadline: float, *, to_write: bool) -> None:
+    loop = asyncio.get_running_loop()
+    seen: asyncio.Future[None] = loop.create_future()
+    add, remove = (loop.add_writer, loop.remove_writer) if to_write else (loop.add_reader, loop.remove_reader)
+    add(sock.fileno(), _set_once, seen)
+    try:
+        await asyncio.wait([seen], timeout=max(0.0, deadline - loop.time()))
+    finally:
+        remove(sock.fileno())
+    if not seen.done():
+        raise TimeoutError
 
 
 def _set_once(future: asyncio.Future[None]) -> None:
@@ -128,9 +141,10 @@ def _explain(error: OSError, settings: BrokerSettings) -> str:
     where = settings.address
     if isinstance(error, ssl.SSLCertVerificationError):
         signer = settings.tls.ca if settings.tls and settings.tls.ca else "the system's certificate authorities"
-        return f"the certificate of {where} is refused: {error.verify_message}; it was checked against {signer} (tls.ca)"
+        return f"the certificate of {where} is refused: {error.verify_message}; checked against {signer} (tls.ca)"
     if isinstance(error, ssl.SSLError):
-        return f"no TLS with {where}: {error.reason or error}; is this port the broker's TLS listener?"
+        fault = getattr(error, "reason", None) or error.strerror
+        return f"no TLS with {where}: {fault}; is this port the broker's TLS listener?"
     if isinstance(error, socket.gaierror):
         return f"the broker's name {settings.host!r} cannot be resolved: {error.strerror}; check host and DNS"
     if isinstance(error, TimeoutError):

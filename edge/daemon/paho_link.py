@@ -9,22 +9,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import logging
 import os
 import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage, SocketLike
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from edge.daemon.dial import ready
+from edge.daemon.dial import hang_up
+from edge.daemon.paho_client import REFUSAL_ADVICE, SEE_LOG, LastFault, client_on, send_connect
 from edge.daemon.transport import BrokerSettings, Message, Subscription, Will
 from edge.errors import TransportError
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import SocketLike  # a Protocol that paho defines for type checkers only
 
 CLOSE_TIMEOUT_S = 2.0
 HOUSEKEEPING_PERIOD_S = 1.0
@@ -55,7 +58,7 @@ class PahoLink:
         self._sock = sock
         self._clean_start = clean_start
         self._on_message = on_message
-        self._fault = _LastFault()
+        self._fault = LastFault()
         self._refusal: TransportError | None = None
         self._accepted: asyncio.Future[bool] = self._loop.create_future()
         self._answers: dict[int, asyncio.Future[list[ReasonCode]]] = {}
@@ -74,14 +77,8 @@ class PahoLink:
 
         The time for the answer, and for all up to `established`, is connect_timeout_s.
         """
-        version_5 = self._settings.protocol == 5
         self._call_later(self._settings.connect_timeout_s, self._give_up)
-        self._client.connect(
-            self._settings.host,
-            self._settings.port,
-            self._settings.keepalive_s,
-            **({"clean_start": self._clean_start, "properties": _connect_properties(self._settings)} if version_5 else {}),
-        )
+        send_connect(self._client, self._settings, self._clean_start)
         self._call_later(HOUSEKEEPING_PERIOD_S, self._keep_house)
         return await self._accepted
 
@@ -107,7 +104,7 @@ class PahoLink:
             raise TransportError(f"a message of {len(payload)} bytes on {topic} is larger than the broker takes")
         async with self._unanswered:
             if self.ended.done():
-                raise self.ended.result()
+                raise TransportError(str(self.ended.result()))
             info = self._client.publish(topic, payload, 1, retain)
             (code,) = await self._answer_to(info.rc, info.mid)
         if code.is_failure:
@@ -144,9 +141,7 @@ class PahoLink:
         with socket.socket(fileno=os.dup(self._sock.fileno())) as handle, contextlib.suppress(OSError):
             self._client.disconnect()
             await asyncio.wait([self.ended], timeout=CLOSE_TIMEOUT_S)
-            handle.shutdown(socket.SHUT_WR)
-            while await _more_input(handle, deadline):
-                pass
+            await hang_up(handle, deadline)
 
     def _release(self) -> None:
         self._end(TransportError(f"the connection to {self._settings.address} was closed"))
@@ -164,11 +159,12 @@ class PahoLink:
         self.ended.set_result(reason)
         for timer in self._timers.values():
             timer.cancel()
-        for waiting in (self._accepted, *self._answers.values()):
-            if not waiting.done():
-                waiting.set_exception(reason)
-        if not self._accepted.cancelled():
-            self._accepted.exception()  # nobody waits for it if the link ended before `open`
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(TransportError(str(reason)))
+        if not self._accepted.done():
+            self._accepted.set_exception(reason)
+            self._accepted.exception()  # marks it as seen: nobody waits for it when the link ended before `open`
 
     async def _answer_to(self, result: MQTTErrorCode, number: int | None) -> list[ReasonCode]:
         if result != MQTTErrorCode.MQTT_ERR_SUCCESS or number is None:
@@ -233,34 +229,32 @@ class PahoLink:
     # Called by paho, on the loop, some while it holds a lock that is not re-entrant: note what happened, no more.
 
     def _new_client(self, will: Will | None) -> Client:
-        client = _client_on(self._sock, self._settings)
-        client.suppress_exceptions = True
-        client.max_inflight_messages = 0  # `publish` limits; paho would queue without a bound
+        client = client_on(self._sock, self._settings, will)
         client.enable_logger(self._fault.logger)
-        client.username_pw_set(self._settings.username, self._settings.password)
-        if will is not None:
-            client.will_set(will.topic, will.payload, will.qos, will.retain)
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
         client.on_subscribe = lambda _client, _data, number, codes, _properties: self._answered(number, codes)
         client.on_publish = lambda _client, _data, number, code, _properties: self._published(number, code)
         client.on_message = self._arrived
         client.on_socket_open = lambda _client, _data, sock: self._loop.add_reader(sock.fileno(), self._read)
-        client.on_socket_close = lambda _client, _data, sock: self._forget(sock)
+        client.on_socket_close = self._unwatch
         client.on_socket_register_write = lambda _client, _data, sock: self._loop.add_writer(sock.fileno(), self._write)
-        client.on_socket_unregister_write = lambda _client, _data, sock: _discard(self._loop.remove_writer(sock.fileno()))
+        client.on_socket_unregister_write = self._unwatch_writing
         return client
 
-    def _forget(self, sock: SocketLike) -> None:
+    def _unwatch(self, _client: Client, _data: object, sock: SocketLike) -> None:
         self._loop.remove_reader(sock.fileno())
+        self._loop.remove_writer(sock.fileno())
+
+    def _unwatch_writing(self, _client: Client, _data: object, sock: SocketLike) -> None:
         self._loop.remove_writer(sock.fileno())
 
     def _connected(
         self, _client: Client, _data: object, flags: ConnectFlags, code: ReasonCode, properties: Properties | None
     ) -> None:
         if code.is_failure:
-            advice = _ADVICE.get(str(code), "see the broker's log")
-            self._refusal = TransportError(f"{self._settings.address} refused the connection: {code}; {advice}")
+            reason = f"refused the connection: {code}; {REFUSAL_ADVICE.get(str(code), SEE_LOG)}"
+            self._refusal = TransportError(f"{self._settings.address} {reason}")
             return
         limit = getattr(properties, "ReceiveMaximum", UNANSWERED_LIMIT)
         self._unanswered = asyncio.Semaphore(min(limit, UNANSWERED_LIMIT))
@@ -276,13 +270,20 @@ class PahoLink:
         elif flags.is_disconnect_packet_from_server:
             self._end(TransportError(f"{self._settings.address} ended the connection: {code}"))
         else:
-            self._end(TransportError(self._explain_loss(self._fault.text or str(code))))
+            self._end(TransportError(self._explain_loss(code)))
 
-    def _explain_loss(self, fault: str) -> str:
+    def _explain_loss(self, code: ReasonCode) -> str:
+        fault = self._fault.text or str(code)
+        if self._closing:
+            return f"the connection to {self._settings.address} was closed"
         if self._accepted.done():
             return f"the connection to {self._settings.address} was lost: {fault}"
+        if str(code) == "Protocol error":
+            return (
+                f"{self._settings.address} does not answer in MQTT {self._settings.protocol}; check port and protocol"
+            )
         tls = self._settings.tls
-        hint = "it may ask for a client certificate (tls.cert)" if tls and not tls.cert else "see the broker's log"
+        hint = "it may ask for a client certificate (tls.cert)" if tls and not tls.cert else SEE_LOG
         return f"{self._settings.address} hung up before it answered: {fault}; {hint}"
 
     def _answered(self, number: int, codes: list[ReasonCode]) -> None:
@@ -309,65 +310,3 @@ class PahoLink:
     def _acknowledge(self, number: int) -> None:
         if not self.ended.done():
             self._client.ack(number, 1)
-
-
-_ADVICE = {
-    "Bad user name or password": "check username and password",
-    "Not authorized": "check username, password and the broker's access rules",
-    "Unsupported protocol version": "try the other protocol (5 or 311)",
-    "Client identifier not valid": "choose another client_id",
-}
-
-
-class _SocketClient(Client):
-    """paho's client on a socket that is connected already: its own way of connecting would block the loop."""
-
-    connected_socket: SocketLike
-
-    def _create_socket(self) -> SocketLike:
-        return self.connected_socket
-
-
-def _client_on(sock: socket.socket, settings: BrokerSettings) -> Client:
-    version_5 = settings.protocol == 5
-    client = _SocketClient(
-        CallbackAPIVersion.VERSION2,
-        client_id=settings.client_id,
-        clean_session=None if version_5 else settings.clean_start or settings.session_expiry_s == 0,
-        protocol=MQTTProtocolVersion.MQTTv5 if version_5 else MQTTProtocolVersion.MQTTv311,
-        reconnect_on_failure=False,  # or paho answers a refusal by trying MQTT 3.1 without a word
-        manual_ack=True,
-    )
-    client.connected_socket = sock  # type: ignore[assignment]  # paho's protocol spells recv's argument differently
-    return client
-
-
-def _connect_properties(settings: BrokerSettings) -> Properties:
-    properties = Properties(PacketTypes.CONNECT)
-    properties.SessionExpiryInterval = settings.session_expiry_s
-    properties.ReceiveMaximum = settings.receive_maximum
-    properties.MaximumPacketSize = settings.maximum_packet_bytes
-    return properties
-
-
-class _LastFault(logging.Handler):
-    """Keeps the last error that paho logs: the only place where it tells why a socket failed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.text = ""
-        self.logger = logging.Logger("paho", logging.ERROR)  # not in the logging tree, so nobody else hears it
-        self.logger.addHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.text = record.getMessage()
-
-
-async def _more_input(handle: socket.socket, deadline: float) -> bool:
-    """Throw away some input; False at the end of the stream. Raises TimeoutError at the deadline, OSError on errors."""
-    await ready(handle, deadline, to_write=False)
-    return bool(handle.recv(1 << 16))
-
-
-def _discard(_result: object) -> None:
-    """Callbacks of paho return nothing."""

@@ -72,12 +72,15 @@ class BrokerSettings:
             (0 < self.port < 65536, f"port must be 1 to 65535, not {self.port}"),
             (self.protocol in (5, 311), f"protocol must be 5 or 311, not {self.protocol}"),
             (1 <= self.keepalive_s <= 65535, f"keepalive_s must be 1 to 65535, not {self.keepalive_s}"),
-            (0 <= self.session_expiry_s < 1 << 32, f"session_expiry_s must be 0 to 2^32-1, not {self.session_expiry_s}"),
+            (0 <= self.session_expiry_s < 1 << 32, "session_expiry_s must be 0 to 2^32-1"),
             (1 <= self.receive_maximum <= 65535, f"receive_maximum must be 1 to 65535, not {self.receive_maximum}"),
             (0 < self.maximum_packet_bytes < 1 << 28, "maximum_packet_bytes must be 1 to 2^28-1"),
             (self.password is None or self.username is not None, "password needs a username"),
             (self.connect_timeout_s > 0, "connect_timeout_s must be positive"),
-            (0 < self.reconnect_min_s <= self.reconnect_max_s, "reconnect_min_s must be above 0, below reconnect_max_s"),
+            (
+                0 < self.reconnect_min_s <= self.reconnect_max_s,
+                "reconnect_min_s must be above 0, at most reconnect_max_s",
+            ),
         )
         return [problem for holds, problem in rules if not holds]
 

@@ -29,6 +29,15 @@ class SignalSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mean_mv: list[float]
     std_mv: list[float]
 
+    def frontend(self) -> FrontendSpec:
+        """Return the front-end's specification as arrays."""
+        return FrontendSpec(
+            rate_hz=self.rate_hz,
+            sos=np.array(self.sos, dtype=np.float64),
+            mean_mv=np.array(self.mean_mv, dtype=np.float64),
+            std_mv=np.array(self.std_mv, dtype=np.float64),
+        )
+
 
 class StateTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One carried tensor of a stream: its ONNX input is `name`, its output `name_out`, a stream starts at `init`."""
@@ -99,12 +108,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def frontend(self) -> FrontendSpec:
         """Return the front-end's specification as arrays."""
-        return FrontendSpec(
-            rate_hz=self.signal.rate_hz,
-            sos=np.array(self.signal.sos, dtype=np.float64),
-            mean_mv=np.array(self.signal.mean_mv, dtype=np.float64),
-            std_mv=np.array(self.signal.std_mv, dtype=np.float64),
-        )
+        return self.signal.frontend()
 
     def problems(self) -> list[str]:
         """Return what the types alone cannot tell is wrong, one line each."""

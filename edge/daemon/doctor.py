@@ -1,0 +1,225 @@
+"""What works on this machine and what does not, each with what to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import dataclasses
+import importlib.util
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from edge import __version__
+from edge.daemon.broker_settings import broker_settings
+from edge.daemon.config import Config
+from edge.daemon.config_file import load_config
+from edge.daemon.paho_transport import PahoTransport
+from edge.daemon.transport import BrokerSettings, ConnectionState
+from edge.errors import ConfigError, EcgEdgeError
+from edge.runtime.base import Runtime
+from edge.runtime.bundle import load_bundle
+from edge.runtime.select import available_runtimes, open_runtime
+
+Outcome = Literal["ok", "warn", "fail"]
+
+PACKAGES = (
+    "numpy",
+    "scipy",
+    "onnxruntime",
+    "paho-mqtt",
+    "msgspec",
+    "pydantic",
+    "structlog",
+    "prometheus-client",
+    "rich",
+)
+BROKER_TIMEOUT_S = 5.0
+TIMED_HOPS = 20
+LOW_SPACE_BYTES = 256 * 1024 * 1024
+NO_SPACE_BYTES = 16 * 1024 * 1024
+COARSE_CLOCK_S = 0.001
+CLOCK_NOT_SYNCHRONISED = 5  # TIME_ERROR, adjtimex(2)
+TIMEX_BYTES = 512  # struct timex has 208 bytes on 64-bit Linux
+SYSTEM_PROGRAMS = "/usr/sbin:/usr/local/sbin"  # where Debian keeps brokers, outside a user's PATH
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One thing looked at: how it is, and what to do where it is not well."""
+
+    name: str
+    outcome: Outcome
+    detail: str
+    advice: str = ""
+
+
+def examine(config_path: Path | None) -> list[Check]:
+    """Run all checks; those that depend on the configuration are left out when it has faults."""
+    checks = [check_packages(), check_clock(), check_mosquitto(), check_wfdb(), *check_runtimes()]
+    try:
+        config = load_config(config_path)
+    except ConfigError as error:
+        return [*checks, Check("configuration", "fail", str(error), "correct it: ecg-edge check-config FILE")]
+    return [*checks, check_model(config), check_state_dir(config.node.state_dir), check_broker(config)]
+
+
+def check_packages() -> Check:
+    """Look up the versions of what ecg-edge stands on."""
+    versions, missing = [], []
+    for name in PACKAGES:
+        try:
+            versions.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        return Check("packages", "fail", f"missing: {', '.join(missing)}", "install ecg-edge again with pip")
+    return Check(
+        "packages", "ok", f"ecg-edge {__version__}, Python {platform.python_version()}, " + ", ".join(versions)
+    )
+
+
+def check_runtimes() -> list[Check]:
+    """See which engines can be used; one is enough."""
+    found = available_runtimes()
+    usable = [name for name, problem in found if problem is None]
+    otherwise: Outcome = "warn" if usable else "fail"
+    return [
+        Check(f"runtime {name}", "ok" if problem is None else otherwise, problem or "can be used")
+        for name, problem in found
+    ]
+
+
+def check_model(config: Config) -> Check:
+    """Check the bundle's files against their hashes and run hops of silence through the configured runtime."""
+    try:
+        bundle = load_bundle(config.model.bundle)
+        runtime = open_runtime(bundle, config.model.runtime)
+        hop_ms = _time_hop_ms(runtime)
+    except EcgEdgeError as error:
+        return Check("model", "fail", str(error), "install ecg-edge again, or correct model.bundle and model.runtime")
+    manifest = bundle.manifest
+    detail = f"{manifest.name} {manifest.version} intact; {runtime.name} takes {hop_ms:.1f} ms per hop"
+    if hop_ms > manifest.hop_s * 1000:
+        advice = f"this machine is too slow for one stream in real time (a hop lasts {manifest.hop_s:g} s)"
+        return Check("model", "fail", detail, advice)
+    return Check("model", "ok", detail)
+
+
+def check_broker(config: Config) -> Check:
+    """Connect to the broker as the daemon would, under another client id so that a running daemon is left alone."""
+    try:
+        settings = dataclasses.replace(
+            broker_settings(config),
+            client_id=f"{config.client_id}-doctor-{os.getpid()}",
+            session_expiry_s=0,
+            clean_start=True,
+            connect_timeout_s=BROKER_TIMEOUT_S,
+        )
+    except ConfigError as error:
+        return Check("broker", "fail", str(error), "correct the configuration: ecg-edge check-config FILE")
+    problem = asyncio.run(_connection_problem(settings))
+    detail = f"MQTT {config.broker.protocol} at {settings.address}{' with TLS' if settings.tls else ''}"
+    if problem is None:
+        return Check("broker", "ok", f"{detail} accepts this client")
+    return Check("broker", "fail", problem, "correct [broker] in the configuration, or start the broker")
+
+
+def check_state_dir(path: Path) -> Check:
+    """See whether alerts and snapshots can be written, and how much room they have."""
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            free_bytes = shutil.disk_usage(existing).free
+    except OSError as error:
+        advice = "correct node.state_dir, or let systemd provide it (StateDirectory= in the unit)"
+        return Check("state_dir", "fail", f"{existing} cannot be written: {error.strerror}", advice)
+    detail = f"{path} {'is writable' if existing == path else 'can be created'}, {free_bytes / 1e9:.1f} GB free"
+    if free_bytes < LOW_SPACE_BYTES:
+        return Check("state_dir", "fail" if free_bytes < NO_SPACE_BYTES else "warn", detail, "free some space")
+    return Check("state_dir", "ok", detail)
+
+
+def check_clock(synchronised: Callable[[], bool | None] | None = None) -> Check:
+    """See whether UTC is kept by somebody (alerts carry it) and whether the monotonic clock is fine enough."""
+    resolution_s = time.get_clock_info("monotonic").resolution
+    state = (synchronised or _kernel_clock_synchronised)()
+    detail = f"UTC {_SYNCHRONISATION[state]}, monotonic resolution {resolution_s * 1e9:.0f} ns"
+    if state is False:
+        return Check("clock", "warn", detail, "synchronise it: systemctl enable --now systemd-timesyncd (or chrony)")
+    if resolution_s > COARSE_CLOCK_S:
+        return Check("clock", "warn", detail, "latencies below this resolution cannot be measured")
+    return Check("clock", "ok", detail)
+
+
+def check_mosquitto() -> Check:
+    """Look for a broker to run here; only the demo, the tests and a device with its own broker need one."""
+    program = shutil.which("mosquitto") or shutil.which("mosquitto", path=SYSTEM_PROGRAMS)
+    if program is None:
+        return Check("mosquitto", "warn", "not installed; needed for a broker on this machine", "apt install mosquitto")
+    return Check("mosquitto", "ok", program)
+
+
+def check_wfdb() -> Check:
+    """Look for the reader of ECG records; only replay and score need it."""
+    if importlib.util.find_spec("wfdb") is None:
+        return Check("wfdb", "warn", "not installed; replay and score need it", "pip install 'ecg-edge[wfdb]'")
+    return Check("wfdb", "ok", f"wfdb {metadata.version('wfdb')}")
+
+
+_SYNCHRONISATION = {True: "synchronised", False: "not synchronised", None: "synchronisation unknown"}
+
+
+def _kernel_clock_synchronised() -> bool | None:
+    """Ask the kernel, which every time daemon tells (adjtimex(2), reading only); None where it cannot be asked."""
+    try:
+        state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(TIMEX_BYTES))
+    except (OSError, AttributeError):
+        return None
+    return None if state < 0 else bool(state != CLOCK_NOT_SYNCHRONISED)
+
+
+def _time_hop_ms(runtime: Runtime) -> float:
+    """Return the median time of one stream's hop."""
+    manifest = runtime.bundle.manifest
+    frames = np.zeros((1, manifest.hop_samples, len(manifest.leads)), dtype=np.float32)
+    slot, times_ms = runtime.open_slot(), []
+    try:
+        for _ in range(TIMED_HOPS):
+            begun_s = time.perf_counter()
+            logits = runtime.step([slot], frames)
+            times_ms.append((time.perf_counter() - begun_s) * 1000)
+    finally:
+        runtime.close_slot(slot)
+    if not np.isfinite(logits).all():
+        raise EcgEdgeError(f"{runtime.name} gives a score that is not finite")
+    return statistics.median(times_ms)
+
+
+async def _connection_problem(settings: BrokerSettings) -> str | None:
+    """Connect once; return why it failed, None when the broker accepted."""
+    decided = asyncio.Event()
+
+    def on_state(state: ConnectionState) -> None:
+        if state in (ConnectionState.CONNECTED, ConnectionState.WAITING):
+            decided.set()
+
+    transport = PahoTransport(settings, on_message=lambda _: None, on_state=on_state)
+    task = asyncio.create_task(transport.run(), name="doctor-transport")
+    try:
+        await asyncio.wait_for(decided.wait(), 2 * settings.connect_timeout_s)
+        return str(transport.problem) if transport.problem is not None else None
+    except asyncio.TimeoutError:
+        return f"{settings.address} does not answer"
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

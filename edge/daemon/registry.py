@@ -1,0 +1,58 @@
+"""All streams of the daemon: bounded in number, the longest silent one makes room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from edge.daemon.device_stream import DeviceStream, WaitingHop
+from edge.errors import PayloadError
+
+
+class Registry:
+    """Streams by device name. Iteration and batches go in the order in which hops arrived."""
+
+    def __init__(self, max_streams: int, silent_after_s: float, create: Callable[[str, float], DeviceStream]) -> None:
+        self.max_streams = max_streams
+        self.silent_after_s = silent_after_s
+        self._create = create
+        self._streams: dict[str, DeviceStream] = {}
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def __iter__(self) -> Iterator[DeviceStream]:
+        return iter(tuple(self._streams.values()))
+
+    def get(self, device: str) -> DeviceStream | None:
+        """Return a device's stream if it is known."""
+        return self._streams.get(device)
+
+    def find_or_add(self, device: str, now_s: float) -> tuple[DeviceStream, DeviceStream | None]:
+        """Return a device's stream, made if it is new, and the stream that had to make room for it, if any.
+
+        Raises PayloadError when there is no room: as many streams as are allowed, and none of them silent.
+        """
+        stream = self._streams.get(device)
+        if stream is not None:
+            return stream, None
+        evicted = self._make_room(now_s) if len(self._streams) >= self.max_streams else None
+        stream = self._streams[device] = self._create(device, now_s)
+        return stream, evicted
+
+    def remove(self, device: str) -> DeviceStream | None:
+        """Take a stream out."""
+        return self._streams.pop(device, None)
+
+    def take_batch(self, max_batch: int) -> list[tuple[DeviceStream, WaitingHop]]:
+        """Take the oldest waiting hop of up to so many streams, those that have waited longest first."""
+        ready = [stream for stream in self._streams.values() if stream.waiting and not stream.in_flight]
+        ready.sort(key=lambda stream: stream.waiting[0].arrived_s)
+        return [(stream, stream.waiting.popleft()) for stream in ready[:max_batch]]
+
+    def _make_room(self, now_s: float) -> DeviceStream:
+        idle = [stream for stream in self._streams.values() if not stream.in_flight]
+        oldest = min(idle, key=lambda stream: stream.last_arrival_s, default=None)
+        if oldest is None or now_s - oldest.last_arrival_s < self.silent_after_s:
+            raise PayloadError("too-many-streams", f"{self.max_streams} streams are followed and none is silent")
+        del self._streams[oldest.device]
+        return oldest

@@ -1,0 +1,29 @@
+"""Builds the optional C kernels; everything else about the package stands in pyproject.toml.
+
+One source is compiled once per vector width; the right one is chosen when it is loaded. Where there is no compiler the
+package installs all the same and PyTorch does the work.
+"""
+
+from __future__ import annotations
+
+import platform
+
+from setuptools import Extension, setup
+
+WIDTHS = {"_scan_base": (4, [])}
+if platform.machine() in ("x86_64", "AMD64"):
+    WIDTHS |= {"_scan_v3": (8, ["-march=x86-64-v3"]), "_scan_v4": (16, ["-march=x86-64-v4"])}
+
+setup(
+    ext_modules=[
+        Extension(
+            f"trainer.{name}",
+            sources=["trainer/kernels/scan.c", "trainer/kernels/module.c"],
+            depends=["trainer/kernels/vector.h"],
+            define_macros=[("LANES", str(lanes)), ("MODULE", name)],
+            extra_compile_args=["-O3", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", *flags],
+            optional=True,
+        )
+        for name, (lanes, flags) in WIDTHS.items()
+    ]
+)

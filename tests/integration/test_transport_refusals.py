@@ -1,0 +1,180 @@
+"""The MQTT transport and brokers that refuse it: the reason is clear, and it keeps trying."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edge.daemon.transport import BrokerSettings, ConnectionState, TlsSettings
+from edge.errors import ConfigError, TransportError
+from tests.helpers import eventually
+from tests.integration.conftest import Certificates, StartBroker
+from tests.mosquitto import HOST, Mosquitto, ServerTls
+from tests.mqtt_client import MqttClient, settings_for
+
+both_protocols = pytest.mark.parametrize("protocol", [5, 311])
+Conversation = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def scripted_broker(conversation: Conversation) -> AsyncIterator[int]:
+    """A listener that answers as no mosquitto can be made to; gives its port."""
+    conversations: set[asyncio.Task[None] | None] = set()
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        conversations.add(asyncio.current_task())
+        with suppress(ConnectionError):
+            await conversation(reader, writer)
+            await reader.read(-1)
+        writer.close()
+
+    server = await asyncio.start_server(converse, HOST, 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+        await eventually(lambda: all(task is None or task.done() for task in conversations), what="their hanging up")
+
+
+async def tries_again_and_says(client: MqttClient, *words: str) -> None:
+    """The client goes on trying, and its problem names all of the words."""
+    await eventually(lambda: client.states.count(ConnectionState.CONNECTING) >= 3, what="the third attempt")
+    assert ConnectionState.CONNECTED not in client.states
+    for word in words:
+        assert word in client.problem
+
+
+@both_protocols
+async def test_a_wrong_password_is_named_and_the_right_one_is_let_in(start_broker: StartBroker, protocol: int) -> None:
+    broker = start_broker(users={"edge": "right"})
+    settings = settings_for(broker, "node", protocol=protocol, username="edge", password="wrong")
+    async with MqttClient(settings, wait=False) as client:
+        await tries_again_and_says(client, "refused the connection", "check username", f"{broker.host}:{broker.port}")
+        with pytest.raises(TransportError, match="refused the connection"):
+            await client.transport.publish("any/topic", b"alert", qos=1)
+    async with MqttClient(replace(settings, password="right")):
+        pass
+    assert "wrong" not in repr(settings)
+
+
+@both_protocols
+async def test_tls_with_both_sides_certificates(
+    start_broker: StartBroker, certificates: Certificates, topic: str, protocol: int
+) -> None:
+    broker = start_broker(tls=ServerTls(certificates.server, certificates.server, client_ca=certificates.ca))
+    tls = TlsSettings(certificates.ca, certificates.client, certificates.client)
+    payload = bytes(300_000)
+    async with MqttClient(settings_for(broker, "node", protocol=protocol, tls=tls), topic) as client:
+        await asyncio.gather(*(client.transport.publish(topic, payload, qos=1) for _ in range(10)))
+        await client.received(10)
+    assert client.payloads == [payload] * 10
+    assert "Client node disconnected." in broker.log
+
+
+async def test_a_broker_of_an_unknown_authority_is_refused(
+    start_broker: StartBroker, certificates: Certificates
+) -> None:
+    broker = start_broker(tls=ServerTls(certificates.server, certificates.server))
+    tls = TlsSettings(certificates.stranger_ca)
+    async with MqttClient(settings_for(broker, "node", tls=tls), wait=False) as client:
+        await tries_again_and_says(client, "certificate", "is refused", str(certificates.stranger_ca))
+
+
+async def test_a_certificate_for_another_host_is_refused(start_broker: StartBroker, certificates: Certificates) -> None:
+    broker = start_broker(tls=ServerTls(certificates.elsewhere, certificates.elsewhere))
+    async with MqttClient(settings_for(broker, "node", tls=TlsSettings(certificates.ca)), wait=False) as client:
+        await tries_again_and_says(client, "certificate", "is refused", "mismatch", broker.host)
+
+
+async def test_a_missing_client_certificate_is_named(start_broker: StartBroker, certificates: Certificates) -> None:
+    broker = start_broker(tls=ServerTls(certificates.server, certificates.server, client_ca=certificates.ca))
+    settings = settings_for(broker, "node", tls=TlsSettings(certificates.ca))
+    async with MqttClient(settings, wait=False) as client:
+        await tries_again_and_says(client, "client certificate (tls.cert)")
+
+
+async def test_a_broker_without_tls_is_named_when_tls_is_wanted(broker: Mosquitto, certificates: Certificates) -> None:
+    settings = settings_for(broker, "node", tls=TlsSettings(certificates.ca))
+    async with MqttClient(settings, wait=False) as client:
+        await tries_again_and_says(client, "TLS listener")
+
+
+async def test_a_certificate_file_that_is_none_is_named(broker: Mosquitto, tmp_path: Path) -> None:
+    absent = tmp_path / "absent.pem"
+    async with MqttClient(settings_for(broker, "node", tls=TlsSettings(absent)), wait=False) as client:
+        await tries_again_and_says(client, str(absent), "No such file")
+
+
+async def test_an_unknown_host_name_is_named(broker: Mosquitto) -> None:
+    async with MqttClient(settings_for(broker, "node", host="nowhere.invalid"), wait=False) as client:
+        await tries_again_and_says(client, "'nowhere.invalid' cannot be resolved")
+
+
+async def test_a_refused_subscription_is_an_error_and_not_half_a_connection(topic: str) -> None:
+    async def refuse_subscription(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(bytes.fromhex("20 03 00 00 00"))  # CONNACK: success, no properties
+        number = (await reader.read(1000))[2:4]
+        writer.write(bytes.fromhex("90 04") + number + bytes.fromhex("00 87"))  # SUBACK: not authorised
+
+    async with scripted_broker(refuse_subscription) as port:
+        settings = BrokerSettings("node", port=port, reconnect_min_s=0.01)
+        async with MqttClient(settings, topic, wait=False) as client:
+            await tries_again_and_says(client, f"did not grant the subscription to {topic}", "Not authorized")
+
+
+@pytest.mark.parametrize("with_tls", [False, True])
+async def test_a_listener_that_never_answers_is_given_up_and_tried_again(
+    with_tls: bool, certificates: Certificates
+) -> None:
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        pass
+
+    tls = TlsSettings(certificates.ca) if with_tls else None
+    async with scripted_broker(say_nothing) as port:
+        settings = BrokerSettings("node", port=port, tls=tls, connect_timeout_s=0.05, reconnect_min_s=0.01)
+        async with MqttClient(settings, wait=False) as client:
+            await tries_again_and_says(client, "does not answer", "0.05 s")
+
+
+@pytest.mark.parametrize("with_tls", [False, True])
+async def test_a_run_that_waits_for_an_answer_is_cancelled_at_once(with_tls: bool, certificates: Certificates) -> None:
+    heard = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        heard.set()
+
+    tls = TlsSettings(certificates.ca) if with_tls else None
+    async with scripted_broker(say_nothing) as port:
+        client = MqttClient(BrokerSettings("node", port=port, tls=tls, connect_timeout_s=60), wait=False)
+        async with client:
+            await heard.wait()
+            begun = time.monotonic()
+        assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"\xff" * 64, b"\x20\x7f\x00", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x20\x03\x00\xfe\x00", b"\x30\x02\x00\x09"],
+)
+async def test_answers_that_are_no_mqtt_end_one_connection_and_nothing_else(answer: bytes) -> None:
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(answer)
+
+    async with scripted_broker(babble) as port:
+        settings = BrokerSettings("node", port=port, connect_timeout_s=0.2, reconnect_min_s=0.01)
+        async with MqttClient(settings, wait=False) as client:
+            await tries_again_and_says(client, f"127.0.0.1:{port} does not answer in MQTT")
+
+
+def test_settings_no_broker_would_take_are_refused_all_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        BrokerSettings("", port=0, keepalive_s=0, password="secret")
+    assert len(caught.value.problems) == 4
+    assert "secret" not in str(caught.value)

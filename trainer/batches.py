@@ -1,0 +1,82 @@
+"""Training batches: crops of filtered records, what goes before them, and small random changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer.preset import TrainingPreset
+
+Float32Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training step's input; `before` is ECG of other records, whose state the crop goes on from."""
+
+    crops: Tensor  # (batch, crop samples, leads)
+    labels: Tensor  # (batch, classes)
+    before: Tensor | None  # (batch, carried samples, leads)
+
+
+def batches(
+    signals: Float32Array, labels: Float32Array, preset: TrainingPreset, rate_hz: int, stride: int,
+    std_mv: float, rng: np.random.Generator,
+) -> Iterator[Batch]:  # fmt: skip
+    """Yield one epoch of batches, (records, samples, leads) in random order, the last incomplete one left out.
+
+    The same generator state gives the same batches.
+    """
+    order = rng.permutation(len(signals))
+    crop = whole_frames(preset.crop_s, rate_hz, stride)
+    carried = whole_frames(preset.carried_s, rate_hz, stride)
+    size = min(preset.batch_size, len(signals))
+    for start in range(0, len(order) - size + 1, size):
+        rows = order[start : start + size]
+        crops = augmented(random_crops(signals, rows, crop, rng), preset, std_mv, rng)
+        before = None
+        if rng.random() < preset.carried_share:
+            others = rng.integers(0, len(signals), size)
+            before = augmented(random_crops(signals, others, carried, rng), preset, std_mv, rng)
+        yield Batch(
+            torch.from_numpy(crops),
+            torch.from_numpy(labels[rows]),
+            None if before is None else torch.from_numpy(before),
+        )
+
+
+def batches_per_epoch(records: int, preset: TrainingPreset) -> int:
+    """Return how many batches an epoch has."""
+    return max(1, records // min(preset.batch_size, records))
+
+
+def whole_frames(seconds: float, rate_hz: int, stride: int) -> int:
+    """Return a duration in samples, rounded down to whole frames of the model."""
+    return max(1, int(seconds * rate_hz) // stride) * stride
+
+
+def random_crops(
+    signals: Float32Array, rows: NDArray[np.int64], samples: int, rng: np.random.Generator
+) -> Float32Array:
+    """Cut `samples` from each row at a random place."""
+    latest = signals.shape[1] - samples
+    starts = rng.integers(0, latest + 1, len(rows))
+    return np.stack([signals[row, at : at + samples] for row, at in zip(rows, starts, strict=True)])
+
+
+def augmented(crops: Float32Array, preset: TrainingPreset, std_mv: float, rng: np.random.Generator) -> Float32Array:
+    """Return changed copies of crops (batch, samples, leads): gain, white noise, silent leads."""
+    batch, _, leads = crops.shape
+    gain = rng.uniform(1 - preset.gain_jitter, 1 + preset.gain_jitter, (batch, 1, 1)).astype(np.float32)
+    changed = crops * gain
+    if preset.noise_mv > 0:
+        scale = rng.uniform(0, preset.noise_mv / std_mv, (batch, 1, 1)).astype(np.float32)
+        changed += scale * rng.standard_normal(crops.shape, dtype=np.float32)
+    if preset.lead_dropout > 0:
+        changed *= rng.random((batch, 1, leads)) >= preset.lead_dropout
+    return changed

@@ -1,0 +1,30 @@
+"""The command line `ecg-trainer`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from edge.cli.output import run_command
+from edge.cli.parsing import root_parser
+from trainer import train_command
+
+PROG = "ecg-trainer"
+COMMANDS = (train_command,)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    return run_command(PROG, build_parser, argv)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser, subparsers = root_parser(
+        PROG,
+        "Trains, tunes and evaluates ECG classifiers on PTB-XL.",
+        ["ecg-trainer train --data ptb-xl --out runs/streaming"],
+    )
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    return parser

@@ -1,0 +1,67 @@
+"""From PTB-XL to what a model trains on: filtered by the very functions that serve, scaled by the training folds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.runtime.manifest import SignalSpec
+from edge.signal.bandpass import CausalBandpass, design_bandpass
+from edge.signal.frontend import FrontendSpec, process_records
+from trainer.preset import SignalPreset
+from trainer.ptbxl import RATE_HZ, PtbXl
+
+Float32Array = NDArray[np.float32]
+
+BATCH_RECORDS = 512
+
+
+@dataclass(frozen=True)
+class Split:
+    """The records of some folds as model input."""
+
+    signals: Float32Array  # (records, samples, leads) filtered and normalised
+    labels: Float32Array  # (records, classes)
+
+
+def fit_signal(data: PtbXl, rows: NDArray[np.int64], preset: SignalPreset) -> SignalSpec:
+    """Design the band-pass and measure the normalisation on these records."""
+    sos = design_bandpass(RATE_HZ, preset.band_hz, preset.high_pass_order, preset.low_pass_order)
+    leads = data.signals_uv.shape[2]
+    total, squares, count = np.zeros(leads), np.zeros(leads), 0
+    for batch in _in_batches(rows):
+        filtered = CausalBandpass(sos).process(records_mv(data, batch))
+        total += filtered.sum((0, 1))
+        squares += (filtered**2).sum((0, 1))
+        count += filtered.shape[0] * filtered.shape[1]
+    mean_mv, std_mv = total / count, np.sqrt(squares / count - (total / count) ** 2)
+    if preset.normalise == "global":
+        mean_mv, std_mv = np.zeros(leads), np.full(leads, np.sqrt(squares.sum() / (count * leads)))
+    return SignalSpec(
+        rate_hz=RATE_HZ,
+        band_hz=preset.band_hz,
+        sos=[tuple(section) for section in sos.tolist()],
+        mean_mv=mean_mv.tolist(),
+        std_mv=std_mv.tolist(),
+    )
+
+
+def load_split(data: PtbXl, rows: NDArray[np.int64], spec: FrontendSpec) -> Split:
+    """Run whole records through the front-end, each from its own cold start."""
+    signals = np.empty((len(rows), *data.signals_uv.shape[1:]), dtype=np.float32)
+    done = 0
+    for batch in _in_batches(rows):
+        signals[done : done + len(batch)] = process_records(spec, records_mv(data, batch))
+        done += len(batch)
+    return Split(signals, data.labels[rows])
+
+
+def records_mv(data: PtbXl, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return records in millivolts, (records, samples, leads)."""
+    return data.signals_uv[rows].astype(np.float64) / 1000.0
+
+
+def _in_batches(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return [rows[start : start + BATCH_RECORDS] for start in range(0, len(rows), BATCH_RECORDS)]

@@ -1,0 +1,108 @@
+"""Presets: everything that decides what a training makes, in one TOML file."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from edge.errors import ConfigError
+from trainer.model import ModelConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PRESETS_DIR = Path(__file__).parent / "presets"
+Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Positive = Annotated[float, msgspec.Meta(gt=0.0)]
+
+
+class SignalPreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The front-end: the causal band-pass, and how its output is scaled by statistics of the training folds."""
+
+    band_hz: tuple[float, float] = (0.05, 40.0)
+    high_pass_order: Annotated[int, msgspec.Meta(ge=1, le=8)] = 1
+    low_pass_order: Annotated[int, msgspec.Meta(ge=1, le=8)] = 2
+    normalise: Literal["global", "per_lead"] = "global"
+    """global: mean 0 and one standard deviation for all leads; per_lead: each lead's own mean and deviation."""
+
+
+class TrainingPreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The recipe. A crop shorter than a record is cut at random; averaging over its hops happens when serving."""
+
+    loss: Literal["bce", "cross_entropy"] = "bce"
+    """cross_entropy trains and reports on the records that have exactly one label."""
+    epochs: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 16
+    batch_size: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 64
+    learning_rate: Positive = 2e-3
+    weight_decay: Annotated[float, msgspec.Meta(ge=0.0)] = 1e-2
+    schedule: Literal["one_cycle", "constant"] = "one_cycle"
+    gradient_limit: Positive = 1.0
+    average_decay: Share = 0.998
+    """Decay per step of the averaged weights, which are what is kept; 0 keeps the last weights themselves."""
+    crop_s: Positive = 2.5
+    carried_share: Share = 0.0
+    """Share of the batches that start from the state another record left behind."""
+    carried_s: Positive = 2.5
+    """How much of that other record goes before; the loss does not see its features."""
+    gain_jitter: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.0
+    """Every crop is scaled by a factor within 1 ± this."""
+    noise_mv: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
+    """Standard deviation of white noise at most, in millivolts before normalisation."""
+    lead_dropout: Share = 0.0
+    """Chance of each lead to be silent in a crop."""
+    patience_epochs: Annotated[int, msgspec.Meta(ge=1)] = 6
+
+
+class Preset(msgspec.Struct, frozen=True):
+    """One recipe by name."""
+
+    name: str
+    model: ModelConfig
+    signal: SignalPreset
+    training: TrainingPreset
+
+    def describe(self) -> dict[str, Any]:
+        """Return it as plain values, for checkpoints and manifests."""
+        return {
+            "name": self.name,
+            "model": asdict(self.model),
+            "signal": msgspec.to_builtins(self.signal),
+            "training": msgspec.to_builtins(self.training),
+        }
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    model: dict[str, Any] = {}
+    signal: SignalPreset = SignalPreset()
+    training: TrainingPreset = TrainingPreset()
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets that come with the package."""
+    return sorted(path.stem for path in PRESETS_DIR.glob("*.toml"))
+
+
+def load_preset(name_or_path: str) -> Preset:
+    """Load a preset by name or from a TOML file; raises ConfigError when there is none or it has a fault."""
+    path = PRESETS_DIR / f"{name_or_path}.toml"
+    if name_or_path not in preset_names():
+        path = Path(name_or_path)
+    if not path.is_file():
+        raise ConfigError(
+            name_or_path, (f"no such preset; there are {', '.join(preset_names())}, or name a .toml file",)
+        )
+    try:
+        read = msgspec.convert(tomllib.loads(path.read_text()), _File)
+        model = msgspec.convert(read.model, ModelConfig)
+    except (msgspec.ValidationError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(str(path), (str(error),)) from None
+    unknown = set(read.model) - set(asdict(model))
+    if unknown:
+        raise ConfigError(str(path), (f"[model] has unknown keys {', '.join(sorted(unknown))}",))
+    return Preset(path.stem, model, read.signal, read.training)

@@ -1,0 +1,159 @@
+"""PTB-XL from its own layout: waveforms as a cached memory map, superclass labels, folds.
+
+Wagner et al. 2020, Scientific Data 7:154, https://doi.org/10.1038/s41597-020-0495-6 (CC BY 4.0).
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import wfdb
+from numpy.typing import NDArray
+
+from edge.errors import RecordError
+from edge.signal.leads import STANDARD_LEADS, LeadMap
+from trainer.progress import progress
+
+CLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
+"""The five diagnostic superclasses."""
+
+RATE_HZ = 100
+RECORD_SAMPLES = 1000
+CACHE_VARIABLE = "ECG_EDGE_CACHE"
+CACHE_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class PtbXl:
+    """The records of a root, in the order of their ECG id."""
+
+    signals_uv: NDArray[np.int16]  # (records, 1000, 12), leads in standard order
+    labels: NDArray[np.float32]  # (records, classes), 0 or 1
+    labelled: NDArray[np.bool_]  # (records,) at least one superclass
+    folds: NDArray[np.int64]  # (records,)
+    ecg_ids: NDArray[np.int64]
+    patient_ids: NDArray[np.int64]
+    ages: NDArray[np.float64]
+    sexes: NDArray[np.int64]
+
+    def rows(self, folds: Sequence[int], labelled_only: bool = True) -> NDArray[np.int64]:
+        """Return the indices of the records in these folds; those without a superclass are left out unless asked for.
+
+        Raises RecordError when there are none.
+        """
+        chosen = np.isin(self.folds, list(folds)) & (self.labelled | (not labelled_only))
+        if not chosen.any():
+            present = ", ".join(str(fold) for fold in np.unique(self.folds))
+            raise RecordError(f"no labelled records in folds {list(folds)}; this copy of PTB-XL holds folds {present}")
+        return np.flatnonzero(chosen)
+
+
+def open_ptbxl(root: Path, cache_dir: Path | None = None) -> PtbXl:
+    """Open the records that a PTB-XL root holds, all folds or some.
+
+    The first start reads every record with wfdb and keeps the samples in a cache (ECG_EDGE_CACHE, else the user's
+    cache folder); later ones map it. Raises RecordError when the root is not one or a record cannot be read.
+    """
+    table = read_table(root)
+    signals = _cached_signals(root, table, cache_dir or default_cache_dir())
+    labels = superclass_labels(table["scp_codes"], read_statements(root))
+    return PtbXl(
+        signals_uv=signals,
+        labels=labels,
+        labelled=labels.any(axis=1),
+        folds=table["strat_fold"].to_numpy(np.int64),
+        ecg_ids=table.index.to_numpy(np.int64),
+        patient_ids=table["patient_id"].to_numpy(np.float64).astype(np.int64),
+        ages=table["age"].to_numpy(np.float64),
+        sexes=table["sex"].to_numpy(np.int64),
+    )
+
+
+def read_table(root: Path) -> pd.DataFrame:
+    """Read ptbxl_database.csv, restricted to the records whose header the root holds."""
+    path = root / "ptbxl_database.csv"
+    if not path.is_file():
+        raise RecordError(f"{root} is not a PTB-XL root: it has no ptbxl_database.csv (see `ecg-trainer download`)")
+    table = pd.read_csv(path, index_col="ecg_id").sort_index()
+    stored = {folder.name: set(os.listdir(folder)) for folder in sorted((root / "records100").glob("*"))}
+    present = [_is_stored(name, stored) for name in table["filename_lr"]]
+    if not any(present):
+        raise RecordError(f"{root} holds no 100 Hz records (records100/00000/00001_lr.hea and so on)")
+    return table[present]
+
+
+def read_statements(root: Path) -> dict[str, str]:
+    """Return SCP code → diagnostic superclass for the diagnostic statements."""
+    statements = pd.read_csv(root / "scp_statements.csv", index_col=0)
+    diagnostic = statements[statements["diagnostic"] == 1]
+    return {str(code): str(name) for code, name in diagnostic["diagnostic_class"].items()}
+
+
+def superclass_labels(scp_codes: Sequence[str], superclass_of: dict[str, str]) -> NDArray[np.float32]:
+    """Return (records, classes): every diagnostic code present, at any likelihood, sets its superclass."""
+    labels = np.zeros((len(scp_codes), len(CLASSES)), dtype=np.float32)
+    for row, codes in enumerate(scp_codes):
+        for code in ast.literal_eval(codes):
+            if code in superclass_of:
+                labels[row, CLASSES.index(superclass_of[code])] = 1.0
+    return labels
+
+
+def default_cache_dir() -> Path:
+    """Return where caches are kept."""
+    named = os.environ.get(CACHE_VARIABLE)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(named) if named else Path(base) / "ecg-edge"
+
+
+def _is_stored(name: str, stored: dict[str, set[str]]) -> bool:
+    path = Path(name)
+    return f"{path.name}.hea" in stored.get(path.parent.name, set())
+
+
+def _cached_signals(root: Path, table: pd.DataFrame, cache_dir: Path) -> NDArray[np.int16]:
+    shape = (len(table), RECORD_SAMPLES, len(STANDARD_LEADS))
+    path = cache_dir / f"ptbxl-{_fingerprint(root, table)}.npy"
+    if path.is_file():
+        cached: NDArray[np.int16] = np.load(path, mmap_mode="r", allow_pickle=False)
+        if cached.shape == shape and cached.dtype == np.int16:
+            return cached
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    signals = np.lib.format.open_memmap(partial, mode="w+", dtype=np.int16, shape=shape)
+    with progress() as bar:
+        for row, name in enumerate(bar.track(table["filename_lr"], description="reading PTB-XL")):
+            signals[row] = _read_record(root / name)
+    signals.flush()
+    partial.replace(path)
+    read: NDArray[np.int16] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return read
+
+
+def _read_record(path: Path) -> NDArray[np.int16]:
+    """Return one record in whole microvolts, (1000, 12)."""
+    try:
+        record = wfdb.rdrecord(str(path), physical=False)
+        samples = LeadMap.between(record.sig_name).select(record.d_signal)
+        order = LeadMap.between(record.sig_name).indices
+    except (OSError, ValueError) as error:
+        raise RecordError(f"record {path} cannot be read: {error}") from None
+    gain, baseline = (np.array(x, dtype=np.float64)[list(order)] for x in (record.adc_gain, record.baseline))
+    microvolts = np.rint((samples - baseline) / gain * 1000.0)
+    if microvolts.shape != (RECORD_SAMPLES, len(STANDARD_LEADS)) or record.fs != RATE_HZ:
+        raise RecordError(f"record {path} is not 10 s of 12 leads at 100 Hz")
+    return np.clip(microvolts, -32768, 32767).astype(np.int16)
+
+
+def _fingerprint(root: Path, table: pd.DataFrame) -> str:
+    """Name a cache by where the data stands and which records there are."""
+    facts = [CACHE_FORMAT, str(root.resolve()), table["filename_lr"].tolist()]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

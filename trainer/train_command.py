@@ -1,0 +1,116 @@
+"""`ecg-trainer train`: from a PTB-XL root and a preset to a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import torch
+
+from edge.cli.output import EXIT_OK, emit_json, say
+from edge.cli.parsing import add_command
+from trainer.data import fit_signal, load_split
+from trainer.folds import parse_folds
+from trainer.preset import Preset, load_preset
+from trainer.ptbxl import open_ptbxl
+from trainer.scan import implementation_name
+from trainer.train import BEST_NAME, Epoch, Trainer
+
+if TYPE_CHECKING:
+    from edge.cli.parsing import Subparsers
+
+REPRODUCED_BY = ("torch", "numpy", "scipy")
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add `train`."""
+    parser = add_command(
+        subparsers,
+        "train",
+        run,
+        "train a model on PTB-XL",
+        "Keeps the weights that do best on the tuning fold in OUT/best and goes on where it was interrupted.",
+        [
+            "ecg-trainer train --data ptb-xl --preset streaming --out runs/streaming",
+            "ecg-trainer train --data ptb-xl --preset tiny --limit 200 --out /tmp/try",
+        ],
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a PTB-XL root")
+    parser.add_argument("--preset", default="streaming", help="a preset's name or a TOML file (default: streaming)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the run stands")
+    parser.add_argument("--folds", type=parse_folds, default="1-8", help="folds to train on (default: 1-8)")
+    parser.add_argument("--tune-folds", type=parse_folds, default="9", help="folds to choose weights on (default: 9)")
+    parser.add_argument("--epochs", type=int, metavar="N", help="train this long instead of what the preset says")
+    parser.add_argument("--limit", type=int, metavar="N", help="use the first N records of each split only")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, crops and order (default: 0)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads to compute with (default: all cores)")
+    parser.add_argument("--fresh", action="store_true", help="start over, even if OUT holds a run")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train and report the best epoch."""
+    preset = _with_epochs(load_preset(args.preset), args.epochs)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.fresh:
+        shutil.rmtree(args.out, ignore_errors=True)
+    trainer = prepare(preset, args)
+    say(f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters, {implementation_name()} scan, "
+        f"{len(trainer.train.signals):,} records to train on, {len(trainer.tune.signals):,} to tune on")  # fmt: skip
+    best = trainer.run(on_epoch=_report)
+    say(f"best: epoch {best.epoch}, macro-AUC {best.macro_auc:.4f} on the tuning fold, in {args.out / BEST_NAME}")
+    if args.json:
+        emit_json({"best": asdict(best), "epochs": len(trainer.history), "checkpoint": str(args.out / BEST_NAME)})
+    return EXIT_OK
+
+
+def prepare(preset: Preset, args: argparse.Namespace) -> Trainer:
+    """Load both splits and build the run."""
+    data = open_ptbxl(args.data)
+    train_rows, tune_rows = data.rows(args.folds)[: args.limit], data.rows(args.tune_folds)[: args.limit]
+    say("filtering the records as they will be served")
+    signal = fit_signal(data, train_rows, preset.signal)
+    train, tune = (load_split(data, rows, signal.frontend()) for rows in (train_rows, tune_rows))
+    return Trainer(preset, signal, train, tune, args.out, args.seed, facts_of(args))
+
+
+def facts_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what a checkpoint should say of how it was made."""
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "data": "PTB-XL 1.0.3, records100",
+        "folds": args.folds,
+        "tune_folds": args.tune_folds,
+        "limit": args.limit,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in REPRODUCED_BY},
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _report(epoch: Epoch) -> None:
+    say(f"epoch {epoch.epoch}: loss {epoch.loss:.4f}, macro-AUC {epoch.macro_auc:.4f}, accuracy {epoch.accuracy:.4f}, "
+        f"{epoch.seconds:.0f} s")  # fmt: skip
+
+
+def _with_epochs(preset: Preset, epochs: int | None) -> Preset:
+    if epochs is None:
+        return preset
+    return msgspec.structs.replace(preset, training=msgspec.structs.replace(preset.training, epochs=epochs))
+
+
+def _commit() -> str:
+    """Return the commit of the checkout this runs from, or unknown."""
+    here = Path(__file__).parent
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"

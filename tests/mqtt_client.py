@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from paho.mqtt import subscribe as plain_subscribe
+
 from edge.daemon.paho_transport import PahoTransport
 from edge.daemon.transport import BrokerSettings, ConnectionState, Message, Subscription, Will
 from tests.helpers import eventually
@@ -43,7 +45,7 @@ class MqttClient:
             birth=(lambda: birth) if will else None,
         )
         self._wait = wait
-        self.task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
 
     @property
     def payloads(self) -> list[bytes]:
@@ -67,18 +69,31 @@ class MqttClient:
     async def received(self, count: int) -> None:
         await eventually(lambda: len(self.messages) >= count, what=f"the arrival of {count} messages")
 
-    async def end(self) -> None:
-        assert self.task is not None
+    def cancel(self) -> None:
         self.task.cancel()
+
+    async def over(self) -> None:
         await asyncio.wait([self.task])
 
+    @property
+    def task(self) -> asyncio.Task[None]:
+        assert self._task is not None, "not inside its block"
+        return self._task
+
     async def __aenter__(self) -> MqttClient:
-        self.task = asyncio.create_task(self.transport.run(), name="transport under test")
+        self._task = asyncio.create_task(self.transport.run(), name="transport under test")
         if self._wait:
             await self.connected()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.end()
-        assert self.task is not None
+        self.cancel()
+        await self.over()
         assert self.task.cancelled(), self.task
+
+
+async def retained(broker: Mosquitto, topic: str) -> bytes:
+    """What a newcomer, plain paho, is given on the topic."""
+    message = await asyncio.to_thread(plain_subscribe.simple, topic, 1, hostname=broker.host, port=broker.port)
+    assert message.retain
+    return bytes(message.payload)

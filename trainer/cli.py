@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from edge.cli.output import run_command
 from edge.cli.parsing import root_parser
-from trainer import train_command
+from trainer import download_command, presets_command, train_command
 
 PROG = "ecg-trainer"
-COMMANDS = (train_command,)
+COMMANDS = (download_command, presets_command, train_command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +23,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser, subparsers = root_parser(
         PROG,
         "Trains, tunes and evaluates ECG classifiers on PTB-XL.",
-        ["ecg-trainer train --data ptb-xl --out runs/streaming"],
+        [
+            "ecg-trainer download --out ptb-xl",
+            "ecg-trainer train --data ptb-xl --out runs/streaming",
+        ],
     )
     for command in COMMANDS:
         command.add_parser(subparsers)

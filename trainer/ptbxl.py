@@ -18,7 +18,7 @@ import pandas as pd
 import wfdb
 from numpy.typing import NDArray
 
-from edge.errors import RecordError
+from edge.errors import RecordError, SignalError
 from edge.signal.leads import STANDARD_LEADS, LeadMap
 from trainer.progress import progress
 
@@ -83,7 +83,9 @@ def read_table(root: Path) -> pd.DataFrame:
     if not path.is_file():
         raise RecordError(f"{root} is not a PTB-XL root: it has no ptbxl_database.csv (see `ecg-trainer download`)")
     table = pd.read_csv(path, index_col="ecg_id").sort_index()
-    stored = {folder.name: set(os.listdir(folder)) for folder in sorted((root / "records100").glob("*"))}
+    stored = {
+        folder.name: {file.name for file in folder.iterdir()} for folder in sorted((root / "records100").glob("*"))
+    }
     present = [_is_stored(name, stored) for name in table["filename_lr"]]
     if not any(present):
         raise RecordError(f"{root} holds no 100 Hz records (records100/00000/00001_lr.hea and so on)")
@@ -128,25 +130,34 @@ def _cached_signals(root: Path, table: pd.DataFrame, cache_dir: Path) -> NDArray
             return cached
     cache_dir.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    signals = np.lib.format.open_memmap(partial, mode="w+", dtype=np.int16, shape=shape)
-    with progress() as bar:
-        for row, name in enumerate(bar.track(table["filename_lr"], description="reading PTB-XL")):
-            signals[row] = _read_record(root / name)
-    signals.flush()
-    partial.replace(path)
+    try:
+        _read_records(root, table["filename_lr"].tolist(), partial, shape)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     read: NDArray[np.int16] = np.load(path, mmap_mode="r", allow_pickle=False)
     return read
+
+
+def _read_records(root: Path, names: list[str], into: Path, shape: tuple[int, int, int]) -> None:
+    signals = np.lib.format.open_memmap(into, mode="w+", dtype=np.int16, shape=shape)
+    with progress() as bar:
+        for row, name in enumerate(bar.track(names, description="reading PTB-XL")):
+            signals[row] = _read_record(root / name)
+    signals.flush()
 
 
 def _read_record(path: Path) -> NDArray[np.int16]:
     """Return one record in whole microvolts, (1000, 12)."""
     try:
         record = wfdb.rdrecord(str(path), physical=False)
-        samples = LeadMap.between(record.sig_name).select(record.d_signal)
-        order = LeadMap.between(record.sig_name).indices
-    except (OSError, ValueError) as error:
+        leads = LeadMap.between(record.sig_name)
+    except (OSError, ValueError, SignalError) as error:
         raise RecordError(f"record {path} cannot be read: {error}") from None
-    gain, baseline = (np.array(x, dtype=np.float64)[list(order)] for x in (record.adc_gain, record.baseline))
+    samples, gain, baseline = (
+        leads.select(np.array(of_lead, dtype=np.float64))
+        for of_lead in (record.d_signal, record.adc_gain, record.baseline)
+    )
     microvolts = np.rint((samples - baseline) / gain * 1000.0)
     if microvolts.shape != (RECORD_SAMPLES, len(STANDARD_LEADS)) or record.fs != RATE_HZ:
         raise RecordError(f"record {path} is not 10 s of 12 leads at 100 Hz")

@@ -41,10 +41,10 @@ class Reason(str, Enum):
     SESSION_ENDED = "session_ended"
     EVICTED = "evicted"
     """Cleared: the stream made room for another, or was given up."""
-    STREAM_SILENT = "stream_silent"
-    """Cleared: nothing is known of a signal that does not come."""
-    MODEL_CHANGED = "model_changed"
-    POLICY_CHANGED = "policy_changed"
+    NO_SIGNAL = "no_signal"
+    """Cleared: nothing is known of a signal that does not come or can't be read."""
+    NOT_WATCHED = "not_watched"
+    """Cleared: the model or the policy in force no longer knows this condition."""
 
 
 class Point(msgspec.Struct, frozen=True):

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from edge.alerts.events import Priority
+from edge.alerts.technical import TechnicalCode
+from edge.errors import ConfigError
 from edge.runtime.manifest import OperatingPoint
 
 SILENT_CLASSES = frozenset({"NORM"})
@@ -44,6 +46,13 @@ class AlertPolicy:
     max_bad_share: float = 0.2
     """Alerts freeze while more of the window's hops than this are bad: the score still rests on them."""
     priorities: Mapping[str, Priority] = field(default_factory=lambda: dict(CLASS_PRIORITIES))
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError when two conditions would share a topic."""
+        codes = [*map(class_code, self.alerting), *(code.value for code in TechnicalCode)]
+        shared = sorted({code for code in codes if codes.count(code) > 1})
+        if shared:
+            raise ConfigError("the model's classes", tuple(f"{code} names two alert conditions" for code in shared))
 
     @property
     def alerting(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edge.cli.output import EXIT_FAILED, EXIT_OK, emit_json, say
 from edge.cli.parsing import Subparsers, add_command
+from edge.daemon.alert_settings import alert_policy
 from edge.daemon.broker_settings import file_problems
 from edge.daemon.config import Config
 from edge.daemon.config_docs import reference_markdown, sample_toml, settings
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     source = str(configured_path(args.file) or "defaults")
     try:
         config = load_config(args.file)
-        problems = file_problems(config.broker) + bundle_problems(config)
+        problems = file_problems(config.broker) + model_problems(config)
     except ConfigError as error:
         config, problems = None, list(error.problems)
     in_force = {} if config is None else dict(settings(config))
@@ -60,18 +61,15 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_FAILED if problems else EXIT_OK
 
 
-def bundle_problems(config: Config) -> list[str]:
-    """Return what is wrong with the bundle a configuration names and with what it says about its classes."""
-    path = config.model.bundle or shipped_bundle_path()
+def model_problems(config: Config) -> list[str]:
+    """Return what is wrong with the bundle a configuration names, or with what it says about the bundle's classes."""
     try:
-        known = read_manifest(path).classes
+        alert_policy(config.alerts, read_manifest(config.model.bundle or shipped_bundle_path()))
     except BundleError as error:
         return [f"model.bundle: {error}"]
-    return [
-        f"alerts.classes.{name}: the model has no such class; it has {', '.join(known)}"
-        for name in config.alerts.classes
-        if name not in known
-    ]
+    except ConfigError as error:
+        return [f"{error.source}.{problem}" for problem in error.problems]
+    return []
 
 
 def _print_document(kind: str, as_json: bool) -> int:

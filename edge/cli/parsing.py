@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from edge import RESEARCH_USE_ONLY, __version__
 from edge.cli.output import EXIT_USAGE
 
-if TYPE_CHECKING:  # argparse has no public name for what add_subparsers() returns, and its own is generic only here
-    Subparsers: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""What add_subparsers() returns; argparse has no public name for it."""
 
 
 def root_parser(prog: str, description: str, examples: Sequence[str]) -> tuple[argparse.ArgumentParser, Subparsers]:
@@ -57,7 +57,10 @@ def _epilog(examples: Sequence[str]) -> str:
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Wraps descriptions to the terminal, keeps the lines of the examples."""
+    """Wraps descriptions to the terminal, keeps the lines of the examples, has room for the names of commands."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if text.startswith("examples:"):

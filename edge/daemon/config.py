@@ -115,7 +115,6 @@ class StreamsConfig(Section):
 class ClassAlertConfig(Section):
     """What differs for one class of the model from the operating point its bundle states."""
 
-    enabled: bool = Field(default=True, title="Enabled", description="false: the class is scored but raises no alert.")
     on: Probability | None = Field(
         default=None, title="On", description="Probability from which the condition is on.", examples=[0.7]
     )

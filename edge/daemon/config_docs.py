@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from edge import RESEARCH_USE_ONLY
@@ -17,7 +16,7 @@ from edge.daemon.config import Config
 from edge.daemon.config_types import Section, section_in
 
 COMMENT_WIDTH = 98
-LIMIT_SIGNS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
+LIMIT_SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,12 @@ def _explained(field: FieldInfo) -> str:
 
 def _limits(field: FieldInfo) -> str:
     """Say the range of a number, such as "≥ 1, ≤ 65535"."""
-    known = [(LIMIT_SIGNS[type(limit)], limit) for limit in field.metadata if type(limit) in LIMIT_SIGNS]
-    return ", ".join(f"{sign} {getattr(limit, attribute):.15g}" for (sign, attribute), limit in known)
+    return ", ".join(
+        f"{sign} {getattr(limit, name):.15g}"
+        for limit in field.metadata
+        for name, sign in LIMIT_SIGNS.items()
+        if hasattr(limit, name)
+    )
 
 
 def _has_plain_default(field: FieldInfo) -> bool:

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.daemon.snapshots import Arrays, Snapshot, pack, unpack
+from edge.alerts.events import Moment
+from edge.daemon.snapshots import MODEL_PREFIX, Arrays, Snapshot, pack, unpack
+from edge.daemon.stream_alerts import StreamAlerts
 from edge.errors import LeadsError, SignalError, StorageError
 from edge.monitor.engine import ModelStream
 from edge.monitor.path import Hop, StreamPath
-from edge.runtime.base import State
+from edge.runtime.base import Runtime, State
 from edge.runtime.manifest import Manifest
 from edge.stream.assembler import Assembler, AssemblerLimits, Position, Reset, Run
 from edge.stream.wire import Chunk
@@ -28,6 +30,14 @@ class WaitingHop:
     time_ns: int | None
 
 
+@dataclass(frozen=True)
+class RestoredModel:
+    """The model's state in a snapshot, until the runtime is given it."""
+
+    state: State
+    hops_seen: int
+
+
 @dataclass
 class DeviceStream:
     """Assembles, filters and queues one device's ECG. Not thread-safe: it belongs to the event loop."""
@@ -36,6 +46,7 @@ class DeviceStream:
     manifest: Manifest
     limits: AssemblerLimits
     backlog_hops: int
+    alerts: StreamAlerts
     last_arrival_s: float
     model: ModelStream | None = None
     in_flight: bool = False
@@ -48,7 +59,7 @@ class DeviceStream:
     """Resets since they were last taken note of."""
     waiting: deque[WaitingHop] = field(default_factory=deque)
     _path: StreamPath | None = None
-    _restored_model: State | None = None
+    _restored: RestoredModel | None = None
 
     def __post_init__(self) -> None:
         self.assembler = Assembler(self.limits)
@@ -67,10 +78,21 @@ class DeviceStream:
         """Give up on chunks that are overdue."""
         self._take(self.assembler.poll(now_s), now_s)
 
-    def take_restored_model(self) -> State | None:
-        """Return the model state of a snapshot, once: the slot must be loaded with it before the next hop."""
-        state, self._restored_model = self._restored_model, None
-        return state
+    def join_model(self, runtime: Runtime) -> ModelStream:
+        """Return this stream's place in the runtime, taken at the first call; call it where the runtime is called."""
+        if self.model is None:
+            self.model = ModelStream(runtime.open_slot())
+            if self._restored is not None:
+                runtime.load_slot(self.model.slot, self._restored.state)
+                self.model.hops_seen = self._restored.hops_seen
+                self._restored = None
+        return self.model
+
+    def moment(self, index: int, time_ns: int | None, now_ns: int, latency_ms: float | None = None) -> Moment:
+        """Return where this stream stands at a sample, for the alerts; only for a stream that has begun."""
+        assert self.assembler.position is not None
+        layout = self.assembler.position.layout
+        return Moment(layout.session, index, layout.rate_hz, time_ns, now_ns, latency_ms)
 
     def _take(self, runs: Sequence[Run], now_s: float) -> None:
         for run in runs:
@@ -106,11 +128,15 @@ class DeviceStream:
             self.resets.append(Reset.OVERLOAD)
             self.waiting[0] = replace(oldest, hop=replace(oldest.hop, reset=Reset.OVERLOAD))
 
-    def snapshot(self, model_state: State, model_hash: str, alerts: dict[str, object], now_ns: int) -> Snapshot | None:
-        """Return everything needed to go on later; None while hops wait or nothing has come yet."""
+    def snapshot(self, model_hash: str, now_ns: int) -> Snapshot | None:
+        """Return what is needed to go on later, but for the model's own state (see `Snapshot.with_model`).
+
+        None while hops wait or are with the runtime: the model's state would then stand elsewhere than the rest.
+        """
         position = self.assembler.position
         if position is None or self._path is None or self.model is None or self.waiting or self.in_flight:
             return None
+        arrays = {f"path.{name}": array for name, array in self._path.save().items()}
         return Snapshot(
             device=self.device,
             model_hash=model_hash,
@@ -120,12 +146,8 @@ class DeviceStream:
             time_index=position.time_index,
             time_ns=position.time_ns,
             hops_seen=self.model.hops_seen,
-            alerts=alerts,
-            arrays=pack(
-                {f"path.{name}": array for name, array in self._path.save().items()}
-                | {f"model.{name}": array for name, array in model_state.items()}
-                | {"last_mv": position.last_mv, "invalid_run": position.invalid_run}
-            ),
+            alerts=self.alerts.to_state(),
+            arrays=pack(arrays | {"last_mv": position.last_mv, "invalid_run": position.invalid_run}),
         )
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -145,7 +167,9 @@ class DeviceStream:
         except (KeyError, ValueError, LeadsError, SignalError) as error:
             raise StorageError(f"the snapshot of {self.device} cannot be used: {error}") from None
         self._path, self.assembler.position = path, position
-        self._restored_model = {name: a.astype(np.float32) for name, a in _with_prefix(arrays, "model.").items()}
+        model_state = {name: array.astype(np.float32) for name, array in _with_prefix(arrays, MODEL_PREFIX).items()}
+        self._restored = RestoredModel(model_state, snapshot.hops_seen)
+        self.alerts.from_state(snapshot.alerts)
 
 
 def _with_prefix(arrays: Arrays, prefix: str) -> dict[str, NDArray[np.generic]]:

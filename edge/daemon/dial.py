@@ -63,9 +63,11 @@ def tls_context(tls: TlsSettings) -> ssl.SSLContext:
 async def _resolve(host: str, port: int, deadline: float) -> list[_Address]:
     loop = asyncio.get_running_loop()
     lookup = loop.run_in_executor(None, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-    done, _ = await asyncio.wait([lookup], timeout=max(0.0, deadline - loop.time()))
+    try:
+        done, _ = await asyncio.wait([lookup], timeout=max(0.0, deadline - loop.time()))
+    finally:
+        lookup.cancel()  # nothing, if it is done; else its late result is nobody's
     if not done:
-        lookup.cancel()
         raise socket.gaierror(socket.EAI_AGAIN, "the name server does not answer")
     return [(family, proto, address) for family, _, proto, _, address in lookup.result()]
 

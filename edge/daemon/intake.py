@@ -64,7 +64,7 @@ class Intake:
         return stream
 
     def _refuse(self, message: Message, error: EcgEdgeError, now_s: float) -> None:
-        self._metrics.payload_errors.labels(reason=reason_of(error)).inc()
+        self._metrics.payload_errors.inc(reason_of(error))
         report = self._dead_letters.report(message.topic, message.payload, error, now_s)
         if report is not None:
             self._on_dead(report)

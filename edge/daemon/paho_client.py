@@ -16,15 +16,6 @@ from edge.daemon.transport import BrokerSettings, Will
 if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike  # a Protocol that paho defines for type checkers only
 
-SEE_LOG = "see the broker's log"
-REFUSAL_ADVICE = {
-    "Bad user name or password": "check username and password",
-    "Not authorized": "check username, password and the broker's access rules",
-    "Unsupported protocol version": "try the other protocol (5 or 311)",
-    "Client identifier not valid": "choose another client_id",
-}
-"""What to do, by the reason that the broker names."""
-
 
 def client_on(sock: socket.socket, settings: BrokerSettings, will: Will | None) -> Client:
     """Return a client with manual acknowledgement that will speak on the socket; nothing is sent yet."""
@@ -70,6 +61,33 @@ class LastFault(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Remember the text."""
         self.text = record.getMessage()
+
+
+def explain_refusal(settings: BrokerSettings, reason: str) -> str:
+    """Say to a person why the broker did not accept the connection, and what to do."""
+    return f"{settings.address} refused the connection: {reason}; {_ADVICE.get(reason, _SEE_LOG)}"
+
+
+def explain_loss(settings: BrokerSettings, accepted: bool, closing: bool, fault: str) -> str:
+    """Say to a person why the connection ended without a word of the broker, and what to do."""
+    if closing:
+        return f"the connection to {settings.address} was closed"
+    if accepted:
+        return f"the connection to {settings.address} was lost: {fault}"
+    if fault == "Protocol error":
+        return f"{settings.address} does not answer in MQTT {settings.protocol}; check port and protocol"
+    asks_for_certificate = settings.tls is not None and settings.tls.cert is None
+    hint = "it may ask for a client certificate (tls.cert)" if asks_for_certificate else _SEE_LOG
+    return f"{settings.address} hung up before it answered: {fault}; {hint}"
+
+
+_SEE_LOG = "see the broker's log"
+_ADVICE = {
+    "Bad user name or password": "check username and password",
+    "Not authorized": "check username, password and the broker's access rules",
+    "Unsupported protocol version": "try the other protocol (5 or 311)",
+    "Client identifier not valid": "choose another client_id",
+}
 
 
 class _SocketClient(Client):

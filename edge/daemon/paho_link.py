@@ -14,6 +14,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
@@ -22,7 +23,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge.daemon.dial import hang_up
-from edge.daemon.paho_client import REFUSAL_ADVICE, SEE_LOG, LastFault, client_on, send_connect
+from edge.daemon.paho_client import LastFault, client_on, explain_loss, explain_refusal, send_connect
 from edge.daemon.transport import BrokerSettings, Message, Subscription, Will
 from edge.errors import TransportError
 
@@ -68,7 +69,7 @@ class PahoLink:
         self._packet_limit_bytes = 1 << 28
         self._writing = False
         self._closing = False
-        self._received = 0
+        self._handled = 0
         self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
         self._client = self._new_client(will)
 
@@ -91,8 +92,8 @@ class PahoLink:
         asked = [(subscription.topic_filter, int(subscription.qos)) for subscription in subscriptions]
         result, number = self._client.subscribe(asked)
         codes = await self._answer_to(result, number)
-        for code, subscription in zip(codes, subscriptions, strict=False):
-            if code.value != subscription.qos:
+        for subscription, code in zip_longest(subscriptions, codes[: len(asked)]):
+            if code is None or code.value != subscription.qos:
                 raise TransportError(
                     f"{self._settings.address} did not grant the subscription to {subscription.topic_filter} at "
                     f"QoS {subscription.qos} ({code}); check the broker's access rules for {self._settings.client_id}"
@@ -103,8 +104,6 @@ class PahoLink:
         if self._size(topic, payload) > self._packet_limit_bytes:
             raise TransportError(f"a message of {len(payload)} bytes on {topic} is larger than the broker takes")
         async with self._unanswered:
-            if self.ended.done():
-                raise TransportError(str(self.ended.result()))
             info = self._client.publish(topic, payload, 1, retain)
             (code,) = await self._answer_to(info.rc, info.mid)
         if code.is_failure:
@@ -120,6 +119,20 @@ class PahoLink:
         self._unsent_bytes.append(size)
         self._unsent_total_bytes += size
         return True
+
+    def end(self, reason: TransportError) -> None:
+        """Declare the connection over: all who wait get the reason, and `close` sends no DISCONNECT (so: the will)."""
+        if self.ended.done():
+            return
+        self.ended.set_result(reason)
+        for timer in self._timers.values():
+            timer.cancel()
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(TransportError(str(reason)))
+        if not self._accepted.done():
+            self._accepted.set_exception(reason)
+            self._accepted.exception()  # marks it as seen: nobody waits for it when the link ended before `open`
 
     async def close(self) -> None:
         """Disconnect cleanly if still connected, within CLOSE_TIMEOUT_S, and free everything. No message follows."""
@@ -144,7 +157,7 @@ class PahoLink:
             await hang_up(handle, deadline)
 
     def _release(self) -> None:
-        self._end(TransportError(f"the connection to {self._settings.address} was closed"))
+        self.end(TransportError(f"the connection to {self._settings.address} was closed"))
         client, descriptor = self._client, self._sock.fileno()
         client.on_socket_close = client.on_socket_unregister_write = client.on_disconnect = None
         if descriptor >= 0:
@@ -152,21 +165,9 @@ class PahoLink:
             self._loop.remove_writer(descriptor)
             self._sock.close()
 
-    def _end(self, reason: TransportError) -> None:
-        """Note the end once: everyone who waits for an answer gets the reason."""
-        if self.ended.done():
-            return
-        self.ended.set_result(reason)
-        for timer in self._timers.values():
-            timer.cancel()
-        for answer in self._answers.values():
-            if not answer.done():
-                answer.set_exception(TransportError(str(reason)))
-        if not self._accepted.done():
-            self._accepted.set_exception(reason)
-            self._accepted.exception()  # marks it as seen: nobody waits for it when the link ended before `open`
-
     async def _answer_to(self, result: MQTTErrorCode, number: int | None) -> list[ReasonCode]:
+        if self.ended.done():
+            raise TransportError(str(self.ended.result()))
         if result != MQTTErrorCode.MQTT_ERR_SUCCESS or number is None:
             raise TransportError(f"nothing can be sent to {self._settings.address}: {result!s}")
         self._answers[number] = self._loop.create_future()
@@ -185,13 +186,13 @@ class PahoLink:
             return
         try:
             for _ in range(PACKETS_PER_TURN):
-                before = self._received
+                before = self._handled
                 if self._client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS or self._closing:
                     return
-                if self._received == before and not self._decrypted_bytes():
+                if self._handled == before and not self._decrypted_bytes():
                     return
         except Exception as error:
-            self._end(TransportError(f"{self._settings.address} sent what cannot be read: {error!r}"))
+            self.end(TransportError(f"{self._settings.address} sent what cannot be read: {error!r}"))
             return
         if self._decrypted_bytes():  # the selector does not see what TLS has taken from the socket already
             self._loop.call_soon(self._read)
@@ -203,7 +204,7 @@ class PahoLink:
         try:
             self._client.loop_write()
         except Exception as error:
-            self._end(TransportError(f"writing to {self._settings.address} failed: {error!r}"))
+            self.end(TransportError(f"writing to {self._settings.address} failed: {error!r}"))
         finally:
             self._writing = False
 
@@ -211,20 +212,21 @@ class PahoLink:
         try:
             self._client.loop_misc()
         except Exception as error:
-            self._end(TransportError(f"keeping the connection to {self._settings.address} failed: {error!r}"))
+            self.end(TransportError(f"keeping the connection to {self._settings.address} failed: {error!r}"))
         if not self.ended.done():
             self._call_later(HOUSEKEEPING_PERIOD_S, self._keep_house)
 
     def _give_up(self) -> None:
         seconds = self._settings.connect_timeout_s
-        self._end(TransportError(f"{self._settings.address} does not answer in MQTT within {seconds:g} s"))
+        self.end(TransportError(f"{self._settings.address} does not answer in MQTT within {seconds:g} s"))
 
     def _call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         self._timers[callback] = self._loop.call_later(delay_s, callback)
 
     def _decrypted_bytes(self) -> int:
-        open_tls = isinstance(self._sock, ssl.SSLSocket) and self._sock.fileno() >= 0
-        return self._sock.pending() if open_tls else 0  # type: ignore[attr-defined]
+        if isinstance(self._sock, ssl.SSLSocket) and self._sock.fileno() >= 0:
+            return self._sock.pending()
+        return 0
 
     # Called by paho, on the loop, some while it holds a lock that is not re-entrant: note what happened, no more.
 
@@ -253,8 +255,7 @@ class PahoLink:
         self, _client: Client, _data: object, flags: ConnectFlags, code: ReasonCode, properties: Properties | None
     ) -> None:
         if code.is_failure:
-            reason = f"refused the connection: {code}; {REFUSAL_ADVICE.get(str(code), SEE_LOG)}"
-            self._refusal = TransportError(f"{self._settings.address} {reason}")
+            self._refusal = TransportError(explain_refusal(self._settings, str(code)))
             return
         limit = getattr(properties, "ReceiveMaximum", UNANSWERED_LIMIT)
         self._unanswered = asyncio.Semaphore(min(limit, UNANSWERED_LIMIT))
@@ -266,25 +267,12 @@ class PahoLink:
         self, _client: Client, _data: object, flags: DisconnectFlags, code: ReasonCode, _properties: Properties | None
     ) -> None:
         if self._refusal is not None:
-            self._end(self._refusal)
+            self.end(self._refusal)
         elif flags.is_disconnect_packet_from_server:
-            self._end(TransportError(f"{self._settings.address} ended the connection: {code}"))
+            self.end(TransportError(f"{self._settings.address} ended the connection: {code}"))
         else:
-            self._end(TransportError(self._explain_loss(code)))
-
-    def _explain_loss(self, code: ReasonCode) -> str:
-        fault = self._fault.text or str(code)
-        if self._closing:
-            return f"the connection to {self._settings.address} was closed"
-        if self._accepted.done():
-            return f"the connection to {self._settings.address} was lost: {fault}"
-        if str(code) == "Protocol error":
-            return (
-                f"{self._settings.address} does not answer in MQTT {self._settings.protocol}; check port and protocol"
-            )
-        tls = self._settings.tls
-        hint = "it may ask for a client certificate (tls.cert)" if tls and not tls.cert else SEE_LOG
-        return f"{self._settings.address} hung up before it answered: {fault}; {hint}"
+            fault = self._fault.text or str(code)
+            self.end(TransportError(explain_loss(self._settings, self._accepted.done(), self._closing, fault)))
 
     def _answered(self, number: int, codes: list[ReasonCode]) -> None:
         waiting = self._answers.get(number)
@@ -292,14 +280,14 @@ class PahoLink:
             waiting.set_result(codes)
 
     def _published(self, number: int, code: ReasonCode) -> None:
-        self._received += 1
+        self._handled += 1
         if not self._writing:
             self._answered(number, [code])
         elif self._unsent_bytes:  # paho reports QoS 0 as published when written; its number may be one in `_answers`
             self._unsent_total_bytes -= self._unsent_bytes.popleft()
 
     def _arrived(self, _client: Client, _data: object, raw: MQTTMessage) -> None:
-        self._received += 1
+        self._handled += 1
         acknowledge = functools.partial(self._acknowledge, raw.mid) if raw.qos else None
         try:
             topic = raw.topic

@@ -46,6 +46,8 @@ class PahoTransport:
         birth: gives the payload that revokes the will, published at every connect with the will's topic, QoS and
             retain flag; needs a will.
         """
+        if birth is not None and will is None:
+            raise ValueError("a birth needs a will: it is published on the will's topic")
         self._settings = settings
         self._on_message = on_message
         self._on_state = on_state
@@ -122,6 +124,7 @@ class PahoTransport:
             await asyncio.wait([link.ended])
             return link.ended.result()
         except TransportError as error:
+            link.end(error)  # a birth may be out, but we are not online
             return error
         finally:
             self._link = None

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edge.errors import StorageError
 from edge.stream.wire import Layout
 
+MODEL_PREFIX = "model."
 MAX_ARRAY_BYTES = 16 * 1024 * 1024
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -43,6 +44,11 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     hops_seen: int
     alerts: dict[str, object]
     arrays: dict[str, PackedArray]
+
+    def with_model(self, state: Arrays) -> Snapshot:
+        """Return this snapshot with the model's own state in it."""
+        model = pack({f"{MODEL_PREFIX}{name}": array for name, array in state.items()})
+        return msgspec.structs.replace(self, arrays=self.arrays | model)
 
 
 def pack(arrays: Arrays) -> dict[str, PackedArray]:

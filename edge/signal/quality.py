@@ -175,9 +175,7 @@ class QualityAssessor:
         range_mv = float((limb_mv.max(axis=1) - limb_mv.min(axis=1)).max())
         return missed_mv > self.limits.einthoven_mv + self.limits.einthoven_share * range_mv
 
-    def _report(
-        self, found: dict[Issue, BoolArray], invalid_share: FloatArray, contradiction: bool
-    ) -> QualityReport:
+    def _report(self, found: dict[Issue, BoolArray], invalid_share: FloatArray, contradiction: bool) -> QualityReport:
         codes = sum(leads * int(issue) for issue, leads in found.items()) + np.zeros(len(invalid_share), dtype=int)
         issues = Issue.NONE
         for issue, leads in found.items():
@@ -212,7 +210,7 @@ def _invalid_share(traces_mv: FloatArray, invalid: BoolArray) -> FloatArray:
     share = invalid.mean(axis=0) if invalid.any() else np.zeros(len(traces_mv))
     if np.isfinite(traces_mv.sum()):
         return share
-    return np.maximum(share, 1 - np.isfinite(traces_mv).mean(axis=1))
+    return np.asarray(np.maximum(share, 1 - np.isfinite(traces_mv).mean(axis=1)))
 
 
 def _noise_mv(traces_mv: FloatArray) -> FloatArray:

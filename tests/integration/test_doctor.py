@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
@@ -15,7 +16,14 @@ from edge.daemon.config_file import parse_config
 from edge.daemon.doctor import check_broker, check_clock, check_model, check_packages, check_state_dir
 from tests.helpers import eventually
 from tests.integration.conftest import Certificates, StartBroker
+from tests.logging_state import logging_restored
 from tests.mosquitto import Mosquitto, ServerTls
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    with logging_restored():
+        yield
 
 
 def config_for(broker: Mosquitto, more: str = "") -> Config:
@@ -108,14 +116,18 @@ def test_the_packages_of_a_device_are_all_there() -> None:
 
 
 def test_the_shipped_model_is_intact_and_runs() -> None:
-    check = check_model(parse_config("", "test.toml", Path("/")))
-    assert check.outcome == "ok", check.detail
-    assert "ms per hop" in check.detail
+    checks = {check.name: check for check in check_model(parse_config("", "test.toml", Path("/")))}
+    assert {name: check.outcome for name, check in checks.items()} == {
+        "bundle": "ok",
+        "runtime onnxruntime": "ok",
+        "speed": "ok",
+    }
+    assert "ms for a hop" in checks["speed"].detail
 
 
 def test_a_missing_bundle_is_a_failure() -> None:
-    check = check_model(parse_config("[model]\nbundle = '/nowhere'", "test.toml", Path("/")))
-    assert check.outcome == "fail"
+    (check,) = check_model(parse_config("[model]\nbundle = '/nowhere'", "test.toml", Path("/")))
+    assert (check.name, check.outcome) == ("bundle", "fail")
     assert "/nowhere" in check.detail
 
 
@@ -128,7 +140,7 @@ def test_the_command_exits_1_only_when_something_fails(
     result = json.loads(capsys.readouterr().out)
     outcomes = {check["name"]: check["outcome"] for check in result["checks"]}
     assert result["ok"]
-    assert outcomes["broker"] == outcomes["model"] == outcomes["state_dir"] == outcomes["runtime onnxruntime"] == "ok"
+    assert outcomes["broker"] == outcomes["speed"] == outcomes["state_dir"] == outcomes["runtime onnxruntime"] == "ok"
     broker.stop()
     assert main(["doctor", "--config", str(file)]) == 1
     assert "fail  broker" in capsys.readouterr().out

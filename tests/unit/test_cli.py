@@ -147,12 +147,18 @@ def test_problems_of_files_and_of_the_model_are_told_too(tmp_path: Path, capsys:
     assert [problem.split(":")[0] for problem in problems] == ["broker.password_file", "model.bundle"]
 
 
-def test_a_class_the_model_does_not_have_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_configuration_says_of_classes_is_held_against_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "c.toml"
-    file.write_text("[alerts.classes.AFIB]\non = 0.5\n")
+    file.write_text(
+        "[alerts.classes.AFIB]\non = 0.5\n[alerts.classes.NORM]\non = 0.5\n[alerts.classes.MI]\noff = 0.99\n"
+    )
     assert main(["check-config", str(file), "--json"]) == 1
-    (problem,) = json.loads(capsys.readouterr().out)["problems"]
-    assert problem.startswith("alerts.classes.AFIB: the model has no such class")
+    problems = json.loads(capsys.readouterr().out)["problems"]
+    assert [problem.split(":")[0] for problem in problems] == [
+        f"alerts.classes.{name}" for name in ("AFIB", "NORM", "MI")
+    ]
 
 
 def test_the_sample_and_the_reference_are_printed(capsys: pytest.CaptureFixture[str]) -> None:

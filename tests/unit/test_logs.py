@@ -13,15 +13,13 @@ import pytest
 import structlog
 
 from edge.daemon.logs import is_journal, set_up_logging
+from tests.logging_state import logging_restored
 
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield
-    root.handlers, root.level = handlers, level
-    structlog.reset_defaults()
+    with logging_restored():
+        yield
 
 
 def test_our_records_and_a_librarys_are_json_lines() -> None:

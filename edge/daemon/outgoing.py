@@ -1,0 +1,94 @@
+"""What goes out: alerts through the durable outbox, everything else as far as the connection allows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+import structlog
+
+from edge.alerts.events import AlertEvent
+from edge.alerts.outbox import AlertStore, OutgoingMessage, StoredMessage, messages_of
+from edge.daemon.metrics import Metrics
+from edge.daemon.transport import Transport
+from edge.daemon.workers import Worker
+from edge.errors import StorageError, TransportError
+
+BATCH_MESSAGES = 100
+RETRY_S = 0.5
+MAX_UNSTORED_EVENTS = 10_000
+
+log = structlog.get_logger(__name__)
+
+
+class Outgoing:
+    """Stores alert events before anything else happens to them, and publishes what is stored until it is acknowledged."""
+
+    def __init__(self, store: AlertStore, disk: Worker, transport: Transport, metrics: Metrics) -> None:
+        self._store, self._disk, self._transport, self._metrics = store, disk, transport, metrics
+        self._unstored: deque[AlertEvent] = deque(maxlen=MAX_UNSTORED_EVENTS)
+        self._wake = asyncio.Event()
+        self._wake.set()
+
+    async def alert(self, events: Sequence[AlertEvent]) -> None:
+        """Make events durable; a disk that refuses is tried again with the next events, and every RETRY_S."""
+        if not events and not self._unstored:
+            return
+        for event in events:
+            self._metrics.alerts.inc(event.code, event.state.value)
+            log.info("alert", device=event.device, code=event.code, state=event.state.value, id=event.id)
+        self._unstored.extend(events)
+        await self._store_events()
+        self._wake.set()
+
+    async def publish(self, topic: str, payload: bytes, retain: bool = False) -> None:
+        """Publish what may be lost (QoS 0)."""
+        await self._transport.publish(topic, payload, qos=0, retain=retain)
+
+    @property
+    def pending(self) -> int:
+        """How many messages the broker has not acknowledged."""
+        return self._store.pending_count() + 2 * len(self._unstored)
+
+    async def run(self) -> None:
+        """Publish what waits, in order, until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while not await self._deliver_batch():
+                await asyncio.sleep(RETRY_S)
+
+    async def _deliver_batch(self) -> bool:
+        """Publish a batch; return True when nothing waits any more."""
+        if self._unstored:
+            await self._store_events()
+        waiting = await self._disk.call(self._store.pending, 0, BATCH_MESSAGES)
+        if waiting:
+            outcomes = await asyncio.gather(*(self._send(stored) for stored in waiting))
+            delivered = [stored.seq for stored, sent in zip(waiting, outcomes, strict=True) if sent]
+            if delivered:
+                await self._disk.call(self._store.delivered, *delivered)
+            if len(delivered) < len(waiting):
+                return False
+        self._metrics.outbox_pending.set(self.pending)
+        return self.pending == 0
+
+    async def _send(self, stored: StoredMessage) -> bool:
+        message = stored.message
+        try:
+            await self._transport.publish(message.topic, message.payload, qos=1, retain=message.retain)
+        except TransportError:
+            return False
+        return True
+
+    async def _store_events(self) -> None:
+        events = list(self._unstored)
+        messages: list[OutgoingMessage] = [message for event in events for message in messages_of(event)]
+        try:
+            await self._disk.call(self._store.commit, events, messages)
+        except StorageError as error:
+            log.error("alerts_not_stored", waiting=len(events), problem=str(error))
+            return
+        for _ in events:
+            self._unstored.popleft()

@@ -1,0 +1,117 @@
+"""The loop from waiting hops to scores and alerts: take a batch, run the model in its thread, decide, publish."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+import msgspec
+
+from edge.alerts.events import AlertEvent
+from edge.clock import Clock
+from edge.daemon.device_stream import DeviceStream, WaitingHop
+from edge.daemon.metrics import Metrics
+from edge.daemon.outgoing import Outgoing
+from edge.daemon.registry import Registry
+from edge.daemon.stream_alerts import by_class
+from edge.daemon.workers import Worker
+from edge.monitor.engine import HopScore, score_hops
+from edge.runtime.base import Runtime
+from edge.signal.quality import QualityReport
+from edge.stream.topics import score_topic
+
+Batch = Sequence[tuple[DeviceStream, WaitingHop]]
+
+
+class Pipeline:
+    """Scores what waits, oldest first. Everything but the model itself runs on the event loop."""
+
+    def __init__(
+        self, registry: Registry, runtime: Runtime, model_thread: Worker, outgoing: Outgoing, clock: Clock,
+        metrics: Metrics, max_batch: int,
+    ) -> None:  # fmt: skip
+        self.publish_scores = True
+        self.batches = 0
+        """Batches scored so far: what a watchdog may call progress."""
+        self._registry, self._runtime, self._model_thread = registry, runtime, model_thread
+        self._outgoing, self._clock, self._metrics, self._max_batch = outgoing, clock, metrics, max_batch
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Hops wait."""
+        self._wake.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether hops wait or are being scored."""
+        return any(stream.waiting or stream.in_flight for stream in self._registry)
+
+    async def run(self) -> None:
+        """Score until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while batch := self._registry.take_batch(self._max_batch):
+                await self._score(batch)
+
+    async def _score(self, batch: Batch) -> None:
+        for stream, _ in batch:
+            stream.in_flight = True
+        begun_s = self._clock.monotonic_s()
+        try:
+            scores = await self._model_thread.call(partial(_advance, self._runtime, batch))
+            self._metrics.inference_ms.observe((self._clock.monotonic_s() - begun_s) * 1000)
+            self._metrics.batch_size.observe(len(batch))
+            events = [
+                event for (stream, entry), score in zip(batch, scores, strict=True)
+                for event in await self._conclude(stream, entry, score)
+            ]  # fmt: skip
+            await self._outgoing.alert(events)
+        finally:
+            for stream, _ in batch:
+                stream.in_flight = False
+        self.batches += 1
+
+    async def _conclude(self, stream: DeviceStream, entry: WaitingHop, score: HopScore) -> list[AlertEvent]:
+        """Decide on one stream's score and publish it."""
+        latency_ms = (self._clock.monotonic_s() - entry.arrived_s) * 1000
+        moment = stream.moment(score.last_index, entry.time_ns, self._clock.utc_ns(), round(latency_ms, 2))
+        suppressed = stream.alerts.classes.suppressed
+        events, quality = stream.alerts.step(moment, entry.hop, score)
+        stream.changed = True
+        self._metrics.suppressed_alerts.inc(stream.alerts.classes.suppressed - suppressed)
+        self._metrics.hop_latency_ms.observe(latency_ms)
+        self._metrics.scores.labels(state=_state(score)).inc()
+        if self.publish_scores:
+            await self._outgoing.publish(score_topic(stream.device), self._score_message(stream, entry, score, quality))
+        return events
+
+    def _score_message(
+        self, stream: DeviceStream, entry: WaitingHop, score: HopScore, quality: QualityReport
+    ) -> bytes:
+        manifest = self._runtime.bundle.manifest
+        return msgspec.json.encode(
+            {
+                "v": 1,
+                "s": stream.session,
+                "i": score.last_index,
+                "t": entry.time_ns,
+                "state": _state(score),
+                "p": by_class(manifest, score.probabilities) if score.healthy else None,
+                "quality": quality.score,
+                "model": f"{manifest.name}-{manifest.version}",
+                "runtime": self._runtime.name,
+            }
+        )
+
+
+def _advance(runtime: Runtime, batch: Batch) -> list[HopScore]:
+    """In the runtime's thread: give every stream its place and advance all by a hop."""
+    return score_hops(
+        runtime, [stream.join_model(runtime) for stream, _ in batch], [entry.hop for _, entry in batch]
+    )
+
+
+def _state(score: HopScore) -> str:
+    return "ready" if score.ready else "warming"

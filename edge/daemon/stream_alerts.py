@@ -1,0 +1,71 @@
+"""All alerts of one stream: what a scored hop, and what the stream itself, makes of its conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.alerts.decide import ClassAlerts
+from edge.alerts.events import AlertEvent, Model, Moment, Point, Reason
+from edge.alerts.policy import AlertPolicy
+from edge.alerts.technical import TechnicalAlerts, TechnicalCode, codes_of
+from edge.monitor.engine import HopScore
+from edge.monitor.path import Hop
+from edge.runtime.manifest import Manifest
+from edge.signal.quality import QualityAssessor, QualityReport
+from edge.stream.assembler import Reset
+
+
+class StreamAlerts:
+    """Judges the signal of a device, decides its class alerts and keeps its technical conditions."""
+
+    def __init__(self, device: str, node: str, model: Model, policy: AlertPolicy, manifest: Manifest) -> None:
+        self._hop_s = manifest.hop_s
+        self._quality = QualityAssessor(manifest.leads, manifest.signal.rate_hz)
+        self.classes = ClassAlerts(device, node, model, policy)
+        self.technical = TechnicalAlerts(
+            device, node, update_every_s=policy.update_every_s, expires_s=policy.expires_s
+        )
+
+    def restore(self, conditions: Iterable[AlertEvent]) -> list[AlertEvent]:
+        """Go on with the conditions that were open before a restart; return clears of what is no longer watched."""
+        conditions = tuple(conditions)
+        return [*self.classes.restore(conditions), *self.technical.restore(conditions)]
+
+    def step(self, moment: Moment, hop: Hop, score: HopScore) -> tuple[list[AlertEvent], QualityReport]:
+        """Take a scored hop; return what changes and how good its signal is."""
+        quality = self._quality.assess(hop.raw_mv, hop.invalid)
+        present = set(codes_of(quality.issues))
+        if hop.reset is Reset.GAP:
+            present.add(TechnicalCode.GAP)
+        if not score.healthy:
+            present.add(TechnicalCode.MODEL_STATE)
+        events = self.technical.observe_hop(moment, present, self._hop_s, quality.score)
+        return [*events, *self.classes.step(moment, score.probabilities, quality, score.ready)], quality
+
+    def poll(self, moment: Moment, present: set[TechnicalCode], elapsed_s: float) -> list[AlertEvent]:
+        """Take what is known without a hop: silence, overload, unfit leads."""
+        return self.technical.observe_stream(moment, present, elapsed_s)
+
+    def close_all(self, at: Point, reason: Reason) -> list[AlertEvent]:
+        """End every open condition."""
+        return [*self.classes.close_all(reason), *self.technical.close_all(at, reason)]
+
+    def adopt(self, policy: AlertPolicy) -> None:
+        """Follow a changed policy from the next hop on."""
+        self.classes.policy = policy
+
+    def to_state(self) -> dict[str, object]:
+        """Return the progress of class alerts for a snapshot; technical conditions begin anew."""
+        return self.classes.to_state()
+
+    def from_state(self, state: Mapping[str, object]) -> None:
+        """Put back what `to_state` returned; raises StorageError when it cannot be read."""
+        self.classes.from_state(state)
+
+
+def by_class(manifest: Manifest, probabilities: NDArray[np.float64]) -> dict[str, float]:
+    """Return class → probability with as many digits as mean something."""
+    return {name: round(float(p), 6) for name, p in zip(manifest.classes, probabilities, strict=True)}

@@ -1,0 +1,25 @@
+"""Two worker threads beside the event loop: one owns the runtime, one owns the disk. Each does one thing at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Worker:
+    """A named thread that runs blocking calls in the order they were made."""
+
+    def __init__(self, name: str) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+
+    async def call(self, function: Callable[..., T], *arguments: object) -> T:
+        """Run a function in the thread and return what it returns."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
+
+    def close(self) -> None:
+        """Wait for what is running and end the thread."""
+        self._executor.shutdown()

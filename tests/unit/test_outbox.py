@@ -1,0 +1,256 @@
+"""The alert store: what was committed is there, whole, whatever happened to the process or the file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edge.alerts.events import AlertEvent, Point, Priority, State
+from edge.alerts.outbox import AlertStore, OutgoingMessage, messages_of
+from edge.errors import StorageError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+NOW_NS = 1_700_000_000_000_000_000
+
+
+def alert(revision=0, state=State.RAISED, device="bed-1", code="mi", identifier="c1") -> AlertEvent:
+    return AlertEvent(
+        id=identifier, revision=revision, device=device, session="s1", kind="class", class_name=code.upper(), code=code,
+        state=state, priority=Priority.HIGH, onset=Point(1), at=Point(2), node="node-1",
+    )  # fmt: skip
+
+
+def put(store: AlertStore, *events: AlertEvent) -> None:
+    store.commit(events, [message for event in events for message in messages_of(event)], NOW_NS)
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    return tmp_path / "alerts.sqlite"
+
+
+@pytest.fixture
+def store(path):
+    store = AlertStore(path)
+    yield store
+    store.close()
+
+
+def test_an_event_becomes_a_retained_condition_and_a_line_of_the_log():
+    condition, line = messages_of(alert(code="mi"))
+    assert (condition.topic, condition.retain, condition.qos) == ("ecg/v1/bed-1/alert/mi", True, 1)
+    assert (line.topic, line.retain, line.qos) == ("ecg/v1/bed-1/alert", False, 1)
+    assert condition.payload == line.payload
+
+
+def test_what_was_committed_is_there_after_opening_the_file_again(path):
+    first = AlertStore(path)
+    put(first, alert())
+    first.close()
+    again = AlertStore(path)
+    assert again.open_conditions() == [alert()]
+    assert [stored.message for stored in again.pending()] == list(messages_of(alert()))
+    assert again.pending()[0].created_ns == NOW_NS
+    again.close()
+
+
+def test_open_conditions_are_the_newest_events_of_those_not_cleared(store):
+    put(store, alert(), alert(device="bed-2"), alert(code="cd"))
+    put(store, alert(1, State.UPDATED), alert(1, State.CLEARED, code="cd"))
+    assert store.open_conditions() == [alert(1, State.UPDATED), alert(device="bed-2")]
+    assert store.open_conditions("bed-2") == [alert(device="bed-2")]
+    assert store.open_conditions("bed-3") == []
+
+
+def test_messages_come_in_the_order_they_were_committed_and_in_pages(store):
+    messages = [OutgoingMessage("log", b"%d" % n) for n in range(7)]
+    for message in messages:
+        store.commit([], [message], NOW_NS)
+    page = store.pending(limit=3)
+    rest = store.pending(after_seq=page[-1].seq, limit=100)
+    assert [stored.message for stored in page + rest] == messages
+    assert store.pending_count() == 7
+
+
+def test_delivered_messages_are_gone_and_their_numbers_are_not_used_again(store):
+    put(store, alert())
+    seqs = [stored.seq for stored in store.pending()]
+    store.delivered(*seqs)
+    store.delivered(*seqs)
+    store.delivered()
+    assert (store.pending(), store.pending_count()) == ([], 0)
+    put(store, alert(1, State.UPDATED))
+    assert store.pending()[0].seq > max(seqs)
+
+
+def test_of_a_retained_topic_only_the_newest_waits_and_the_log_keeps_all(store):
+    for revision in range(5):
+        put(store, alert(revision, State.UPDATED if revision else State.RAISED))
+    payloads = [msgspec.json.decode(stored.message.payload)["revision"] for stored in store.pending()]
+    assert [stored.message.retain for stored in store.pending()].count(True) == 1
+    assert payloads == [0, 1, 2, 3, 4, 4]
+    assert store.pending_count() == 6
+
+
+def test_an_acknowledgement_of_a_message_that_was_replaced_does_not_remove_the_newer_one(store):
+    put(store, alert())
+    old = store.pending()[0].seq
+    put(store, alert(1, State.UPDATED))
+    store.delivered(old)
+    assert [stored.message for stored in store.pending() if stored.message.retain] == [
+        messages_of(alert(1, State.UPDATED))[0]
+    ]
+
+
+def test_a_full_store_drops_the_oldest_of_the_log_first_and_says_how_many(path):
+    told = []
+    store = AlertStore(path, max_messages=4, on_dropped=told.append)
+    for revision in range(6):
+        put(store, alert(revision, State.UPDATED))
+    kept = [
+        (stored.message.retain, msgspec.json.decode(stored.message.payload)["revision"]) for stored in store.pending()
+    ]
+    assert kept == [(False, 3), (False, 4), (True, 5), (False, 5)]
+    assert (sum(told), store.dropped, store.pending_count()) == (3, 3, 4)
+    store.close()
+
+
+def test_a_failed_commit_stores_nothing_of_it(store):
+    put(store, alert())
+    with pytest.raises(ZeroDivisionError):
+        store.commit([alert(1, State.CLEARED)], (OutgoingMessage("log", b"%d" % (1 // n)) for n in (1, 0)), NOW_NS)
+    assert store.open_conditions() == [alert()]
+    assert store.pending_count() == len(store.pending()) == 2
+
+
+def test_any_thread_may_commit(store):
+    def work(number: int) -> None:
+        for revision in range(20):
+            put(store, alert(revision, device=f"bed-{number}"))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(store.open_conditions()) == 4
+    assert store.pending_count() == len(store.pending(limit=1000)) == 4 * 20 + 4
+
+
+@pytest.mark.parametrize("kind", ["no database", "overwritten pages", "cut short"])
+def test_a_damaged_file_is_moved_aside_and_a_new_one_begun(path, kind):
+    store = AlertStore(path)
+    for number in range(200):
+        put(store, alert(device=f"bed-{number}"))
+    store.close()
+    whole = path.read_bytes()
+    damaged = {
+        "no database": b"this is no database at all" * 100,
+        "overwritten pages": whole[:4096] + b"\xa5" * (len(whole) - 4096),
+        "cut short": whole[: len(whole) // 2],
+    }[kind]
+    path.write_bytes(damaged)
+    store = AlertStore(path)
+    put(store, alert())
+    assert store.open_conditions() == [alert()]
+    store.close()
+    (moved,) = path.parent.glob("alerts.sqlite.damaged-*")
+    assert moved.read_bytes()[:4096] == damaged[:4096]
+
+
+def test_a_file_of_a_newer_version_is_left_alone(path):
+    AlertStore(path).close()
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA user_version = 99")
+    database.close()
+    with pytest.raises(StorageError, match="schema 99"):
+        AlertStore(path)
+    assert list(path.parent.glob("*damaged*")) == []
+
+
+def test_a_folder_that_is_not_there_is_an_error_that_says_so(tmp_path):
+    with pytest.raises(StorageError, match="folder must exist"):
+        AlertStore(tmp_path / "missing" / "alerts.sqlite")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_is_an_error(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(StorageError, match="writable"):
+        AlertStore(tmp_path / "alerts.sqlite")
+
+
+def test_a_condition_that_cannot_be_read_is_removed_and_the_others_stay(path, store):
+    put(store, alert(), alert(code="cd"))
+    database = sqlite3.connect(path)
+    with database:
+        database.execute("UPDATE condition SET event = ? WHERE code = 'mi'", (b"{broken",))
+    database.close()
+    assert store.open_conditions() == [alert(code="cd")]
+    assert store.open_conditions() == [alert(code="cd")]
+
+
+def test_a_disk_that_refuses_is_an_error_and_the_store_goes_on_when_there_is_room(store):
+    pages = store._database.execute("PRAGMA page_count").fetchone()[0]
+    store._database.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StorageError, match="full"):
+        store.commit([alert()], [OutgoingMessage("log", bytes(1_000_000))], NOW_NS)
+    assert (store.open_conditions(), store.pending_count()) == ([], 0)
+    store._database.execute(f"PRAGMA max_page_count = {pages + 10_000}")
+    put(store, alert())
+    assert store.open_conditions() == [alert()]
+
+
+COMMITTER = """
+import sys
+from pathlib import Path
+from edge.alerts.events import AlertEvent, Point, Priority, State
+from edge.alerts.outbox import AlertStore, messages_of
+
+store = AlertStore(Path(sys.argv[1]))
+before = store.open_conditions()
+number = before[0].revision + 1 if before else 0
+while True:
+    event = AlertEvent(
+        id="c1", revision=number, device="bed-1", session="s1", kind="technical", code="noise", state=State.UPDATED,
+        priority=Priority.LOW, onset=Point(0), at=Point(number), node="node-1",
+    )
+    store.commit([event], messages_of(event), number)
+    print(number, flush=True)
+    number += 1
+"""
+
+
+def commit_until_killed(path: Path, commits: int) -> int:
+    """Run a process that commits without end, kill it after so many reports; return the last number reported."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", COMMITTER, str(path)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
+    with child:
+        reported = [child.stdout.readline() for _ in range(commits)]
+        child.send_signal(signal.SIGKILL)
+        reported += child.stdout.readlines()
+    return int(next(line for line in reversed(reported) if line.endswith("\n")))
+
+
+def test_a_process_killed_in_the_middle_of_commits_loses_nothing_it_reported_and_leaves_no_half(path):
+    for commits in (1, 2, 5, 9, 14, 23):
+        reported = commit_until_killed(path, commits)
+        store = AlertStore(path)
+        (condition,) = store.open_conditions()
+        stored = store.pending(limit=100_000)
+        store.close()
+        assert condition.revision in (reported, reported + 1)
+        log = [msgspec.json.decode(s.message.payload)["revision"] for s in stored if not s.message.retain]
+        retained = [msgspec.json.decode(s.message.payload)["revision"] for s in stored if s.message.retain]
+        assert log == list(range(condition.revision + 1))
+        assert retained == [condition.revision]
+    assert list(path.parent.glob("*damaged*")) == []

@@ -1,0 +1,116 @@
+"""What a bundle says of whole records, by two ways that must agree: PyTorch at once, or hop by hop as on a device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edge.errors import BundleError
+from edge.monitor.offline import BATCH_STREAMS, score_recordings
+from edge.runtime.base import Runtime
+from edge.runtime.bundle import Bundle
+from edge.runtime.select import open_runtime
+from edge.signal.frontend import process_records
+from edge.signal.leads import STANDARD_LEADS, LeadMap
+from trainer.checkpoint import model_from_bundle
+from trainer.data import records_mv
+from trainer.model import EcgMamba
+from trainer.progress import progress
+from trainer.ptbxl import CLASSES, RATE_HZ, PtbXl
+
+Float32Array = NDArray[np.float32]
+Rows = NDArray[np.int64]
+OnProgress = Callable[[int], None]
+"""Told how many records are done since it was told last."""
+
+MODES = ("batch", "stream")
+BATCH_RECORDS = 128
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Logits (records, classes) and what computed them."""
+
+    logits: Float32Array
+    runtime: str
+
+
+def score(bundle: Bundle, data: PtbXl, rows: Rows, mode: str, runtime_name: str = "auto") -> Scored:
+    """Score records in one of MODES, with progress on standard error.
+
+    `runtime_name` is what streams run on (see `edge.runtime.select`); batch mode is PyTorch.
+    """
+    with progress() as bar:
+        task = bar.add_task(f"scoring, {mode}", total=len(rows))
+
+        def advance(records: int) -> None:
+            bar.advance(task, records)
+
+        if mode == "batch":
+            return Scored(batch_logits(bundle, data, rows, advance), "pytorch")
+        runtime = open_runtime(bundle, runtime_name, os.cpu_count() or 1)
+        return Scored(stream_logits(runtime, data, rows, advance), runtime.name)
+
+
+def batch_logits(bundle: Bundle, data: PtbXl, rows: Rows, on_progress: OnProgress) -> Float32Array:
+    """Return the logits (records, classes) of PyTorch's pass over each whole record, from a cold state.
+
+    Raises BundleError when the model does not run at the rate of the records.
+    """
+    manifest = bundle.manifest
+    if manifest.signal.rate_hz != RATE_HZ:
+        raise BundleError(bundle.path, f"runs at {manifest.signal.rate_hz} Hz; batch mode needs {RATE_HZ}")
+    model, spec = model_from_bundle(bundle), manifest.frontend()
+    leads = LeadMap.between(STANDARD_LEADS, manifest.leads)
+    parts = []
+    for block in _blocks(rows, BATCH_RECORDS):
+        signals = leads.select(records_mv(data, block)).astype(np.float64)
+        parts.append(forward(model, process_records(spec, signals)))
+        on_progress(len(block))
+    return np.concatenate(parts)
+
+
+def stream_logits(runtime: Runtime, data: PtbXl, rows: Rows, on_progress: OnProgress) -> Float32Array:
+    """Return the logits (records, classes) at the last hop of each record, streamed from a cold state."""
+    parts = []
+    for block in _blocks(rows, BATCH_STREAMS):
+        scores = score_recordings(runtime, list(records_mv(data, block)), RATE_HZ)
+        parts.append(np.stack([hops[-1].logits for hops in scores]))
+        on_progress(len(block))
+    return np.concatenate(parts)
+
+
+@torch.inference_mode()
+def forward(model: EcgMamba, signals: Float32Array) -> Float32Array:
+    """Return the logits of model input (records, samples, leads) over the window that ends with the last whole hop.
+
+    For records as long as the window this is `model(signals)`.
+    """
+    config = model.config
+    whole_hops = signals.shape[1] // config.hop_samples * config.hop_samples
+    window_frames = config.window_samples // config.stride
+    state = model.initial_state(len(signals))
+    features, _ = model.encode(torch.from_numpy(signals[:, :whole_hops]), state)
+    pooled, _ = model.pool(features[:, -window_frames:], state)
+    logits: Float32Array = model.classify(pooled).numpy()
+    return logits
+
+
+def labels_of(bundle: Bundle, data: PtbXl, rows: Rows) -> Float32Array:
+    """Return the labels (records, classes) in the bundle's order of classes.
+
+    Raises BundleError when a class of the bundle is no superclass of PTB-XL.
+    """
+    unknown = [name for name in bundle.manifest.classes if name not in CLASSES]
+    if unknown:
+        raise BundleError(bundle.path, f"classes {', '.join(unknown)} are not among PTB-XL's {', '.join(CLASSES)}")
+    return data.labels[rows][:, [CLASSES.index(name) for name in bundle.manifest.classes]]
+
+
+def _blocks(rows: Rows, size: int) -> Iterator[Rows]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))

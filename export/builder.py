@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -24,6 +24,7 @@ END = 2**31 - 1
 """'To the end' of a Slice: what TensorRT and ONNX Runtime both take for it."""
 
 Dimension = str | int
+Shapes = Mapping[str, Sequence[Dimension]]
 
 
 class GraphBuilder:
@@ -57,9 +58,7 @@ class GraphBuilder:
         """Give a value the name of an output of the graph."""
         self._nodes.append(helper.make_node("Identity", [value], [name]))
 
-    def graph(
-        self, name: str, inputs: dict[str, Sequence[Dimension]], outputs: dict[str, Sequence[Dimension]]
-    ) -> onnx.GraphProto:
+    def graph(self, name: str, inputs: Shapes, outputs: Shapes) -> onnx.GraphProto:
         """Return the graph with the given float32 inputs and outputs, name → shape."""
         return helper.make_graph(
             self._nodes, name, _values(inputs), _values(outputs), initializer=list(self._constants.values())
@@ -116,5 +115,5 @@ def finish(graph: onnx.GraphProto, doc: str) -> onnx.ModelProto:
     return model
 
 
-def _values(shapes: dict[str, Sequence[Dimension]]) -> list[onnx.ValueInfoProto]:
+def _values(shapes: Shapes) -> list[onnx.ValueInfoProto]:
     return [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)) for name, shape in shapes.items()]

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-import onnx
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from edge import RESEARCH_USE_ONLY
 from edge.errors import BundleError
 from edge.runtime.bundle import Bundle, load_bundle, sha256_of, write_manifest
-from edge.runtime.manifest import ONNX_NAME, WEIGHTS_NAME, Calibration, Manifest, OperatingPoint, StateTensor
+from edge.runtime.manifest import (
+    MANIFEST_NAME,
+    ONNX_NAME,
+    WEIGHTS_NAME,
+    Calibration,
+    Manifest,
+    OperatingPoint,
+    StateTensor,
+)
 from export.graph import recurrent_graph
 from trainer.checkpoint import Checkpoint
 from trainer.model import ModelConfig, state_layout
@@ -24,20 +32,26 @@ UNTUNED = OperatingPoint(f1_threshold=0.5, on=0.5, off=0.4, dwell_s=3.0)
 def write_bundle(checkpoint: Checkpoint, out: Path, name: str, version: str) -> Bundle:
     """Export a checkpoint into a bundle directory, replacing the bundle that stands there; return it, checked.
 
-    Raises BundleError when OUT holds something that is not a bundle.
+    The bundle is written beside OUT and moved into place when it is whole. Raises BundleError when OUT holds something
+    that is not a bundle or cannot be written, and ExportError when the model has no recurrent graph.
     """
-    if out.exists() and not (out / "manifest.json").is_file():
+    if out.exists() and not (out / MANIFEST_NAME).is_file():
         raise BundleError(out, "the folder exists and is no bundle; choose another --out")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    onnx.save(recurrent_graph(checkpoint.model), partial / ONNX_NAME)
-    save_file({name: t.contiguous() for name, t in checkpoint.model.state_dict().items()}, partial / WEIGHTS_NAME)
-    hashes = {file: sha256_of(partial, file) for file in (ONNX_NAME, WEIGHTS_NAME)}
-    write_manifest(partial, manifest_of(checkpoint, name, version, hashes))
-    load_bundle(partial)
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
+    graph = recurrent_graph(checkpoint.model)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
+            new, old = Path(scratch, "new"), Path(scratch, "old")
+            new.mkdir()
+            (new / ONNX_NAME).write_bytes(graph.SerializeToString(deterministic=True))
+            (new / WEIGHTS_NAME).write_bytes(
+                save({k: v.contiguous() for k, v in checkpoint.model.state_dict().items()})
+            )
+            write_manifest(new, manifest_of(checkpoint, name, version, _hashes(new)))
+            load_bundle(new)
+            _replace(out, new, old)
+    except OSError as error:
+        raise BundleError(out, f"cannot be written: {error.strerror or error}") from None
     return load_bundle(out)
 
 
@@ -66,3 +80,19 @@ def manifest_of(checkpoint: Checkpoint, name: str, version: str, hashes: dict[st
 def state_tensors(config: ModelConfig) -> list[StateTensor]:
     """Return the carried tensors in the graph's order."""
     return [StateTensor(name, list(shape), init) for name, (shape, init) in state_layout(config).items()]
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {file: sha256_of(folder, file) for file in (ONNX_NAME, WEIGHTS_NAME)}
+
+
+def _replace(out: Path, new: Path, old: Path) -> None:
+    """Move a finished bundle into place; the one it replaces is moved aside, never half deleted."""
+    if out.exists():
+        out.rename(old)
+    try:
+        new.rename(out)
+    except OSError:
+        if old.exists():
+            shutil.move(old, out)
+        raise

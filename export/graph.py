@@ -33,7 +33,7 @@ class ExportError(EcgEdgeError):
     """A model that cannot be written as a recurrent graph."""
 
 
-def build_graph(model: EcgMamba) -> onnx.ModelProto:
+def recurrent_graph(model: EcgMamba) -> onnx.ModelProto:
     """Write the model as a recurrent ONNX graph.
 
     Inputs: `x` (batch, samples, leads), samples a multiple of the stride, and every tensor of `state_layout`.

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from edge.cli.output import run_command
 from edge.cli.parsing import root_parser
-from trainer import download_command, presets_command, train_command
+from trainer import download_command, evaluate_command, presets_command, train_command, tune_command
 
 PROG = "ecg-trainer"
-COMMANDS = (download_command, presets_command, train_command)
+COMMANDS = (download_command, presets_command, train_command, tune_command, evaluate_command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,6 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
         [
             "ecg-trainer download --out ptb-xl",
             "ecg-trainer train --data ptb-xl --out runs/streaming",
+            "ecg-trainer evaluate --data ptb-xl --folds 9 --mode stream",
         ],
     )
     for command in COMMANDS:

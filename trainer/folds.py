@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 
 FOLDS = range(1, 11)
 
@@ -20,3 +21,14 @@ def parse_folds(text: str) -> list[int]:
     if not folds or not folds <= set(FOLDS):
         raise argparse.ArgumentTypeError(f"{text!r}: folds go from 1 to 10")
     return sorted(folds)
+
+
+def folds_text(folds: Sequence[int]) -> str:
+    """Write folds as `parse_folds` reads them, neighbours as a range."""
+    runs: list[list[int]] = []
+    for fold in sorted(folds):
+        if runs and fold == runs[-1][-1] + 1:
+            runs[-1].append(fold)
+        else:
+            runs.append([fold])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

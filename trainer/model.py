@@ -147,9 +147,9 @@ class EcgMamba(nn.Module):
 
     def initial_state(self, batch: int) -> State:
         """Return the state of `batch` streams that have seen nothing."""
-        where = {"device": self.head.weight.device, "dtype": self.head.weight.dtype}
+        like = self.head.weight
         return {
-            name: torch.full((batch, *shape), init, **where)  # type: ignore[arg-type]
+            name: torch.full((batch, *shape), init, device=like.device, dtype=like.dtype)
             for name, (shape, init) in state_layout(self.config).items()
         }
 

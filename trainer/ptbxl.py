@@ -68,7 +68,7 @@ def open_ptbxl(root: Path, cache_dir: Path | None = None) -> PtbXl:
     return PtbXl(
         signals_uv=signals,
         labels=labels,
-        labelled=labels.any(axis=1),
+        labelled=np.asarray(labels.any(axis=1)),
         folds=table["strat_fold"].to_numpy(np.int64),
         ecg_ids=table.index.to_numpy(np.int64),
         patient_ids=table["patient_id"].to_numpy(np.float64).astype(np.int64),
@@ -151,11 +151,11 @@ def _read_record(path: Path) -> NDArray[np.int16]:
     """Return one record in whole microvolts, (1000, 12)."""
     try:
         record = wfdb.rdrecord(str(path), physical=False)
-        leads = LeadMap.between(record.sig_name)
+        order = list(LeadMap.between(record.sig_name).indices)
     except (OSError, ValueError, SignalError) as error:
         raise RecordError(f"record {path} cannot be read: {error}") from None
     samples, gain, baseline = (
-        leads.select(np.array(of_lead, dtype=np.float64))
+        np.asarray(of_lead, dtype=np.float64)[..., order]
         for of_lead in (record.d_signal, record.adc_gain, record.baseline)
     )
     microvolts = np.rint((samples - baseline) / gain * 1000.0)

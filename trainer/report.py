@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from rich import box
 from rich.table import Table
 
 from edge.runtime.base import calibrated
@@ -62,13 +63,14 @@ def fold_notes(manifest: Manifest, folds: Sequence[int]) -> list[str]:
     for use, used in uses.items():
         seen = [fold for fold in folds if isinstance(used, list) and fold in used]
         if seen:
-            notes.append(f"folds {', '.join(map(str, seen))} were {use}: figures on them flatter the model")
+            named = f"fold {seen[0]} was" if len(seen) == 1 else f"folds {', '.join(map(str, seen))} were"
+            notes.append(f"{named} {use}: these figures flatter the model")
     return notes
 
 
 def figures_table(title: str, measurement: Measurement) -> Table:
-    """Lay figures out for a terminal, intervals below them."""
-    table = Table(title=title, caption=_caption(measurement.intervals))
+    """Lay figures out for a terminal of 80 columns, the intervals' half widths below them."""
+    table = Table(title=title, caption=_caption(measurement.intervals), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("class", no_wrap=True)
     for name in ("records", "called at", *_COLUMNS):
         table.add_column(name, justify="right")
@@ -92,10 +94,10 @@ def _macro_cells(measurement: Measurement) -> list[str]:
 def _cell(value: float | None, interval: Interval | None) -> str:
     if value is None:
         return "–"
-    return f"{value:.4f}" if interval is None else f"{value:.4f}\n{interval[0]:.3f}–{interval[1]:.3f}"
+    return f"{value:.4f}" if interval is None else f"{value:.4f}\n±{(interval[1] - interval[0]) / 2:.3f}"
 
 
 def _caption(intervals: Intervals | None) -> str | None:
     if intervals is None:
         return None
-    return f"below each figure its {intervals.level:.0%} interval, {intervals.replicates:,} bootstrap replicates"
+    return f"±: half the {intervals.level:.0%} interval of {intervals.replicates:,} bootstrap replicates"

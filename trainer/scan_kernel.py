@@ -37,7 +37,7 @@ def fits(u: Tensor, A: Tensor) -> bool:
 
 def scan(u: Tensor, dt: Tensor, A: Tensor, b: Tensor, c: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
     """The scan of `trainer.scan.selective_scan`; all arguments float32 on the CPU."""
-    y, last = _Scan.apply(u, dt, A, b, c, h0)
+    y, last = _Scan.apply(u, dt, A, b, c, h0)  # type: ignore[no-untyped-call]
     return y, last
 
 

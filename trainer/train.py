@@ -68,7 +68,7 @@ class Trainer:
         self.rng = np.random.default_rng(seed)
         self.model = EcgMamba(preset.model)
         decay = self.recipe.average_decay
-        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
         self.optimiser = torch.optim.AdamW(parameter_groups(self.model, self.recipe.weight_decay), fused=False)
         self.steps = self.recipe.epochs * batches_per_epoch(len(self.train.signals), self.recipe)
         self.history: list[Epoch] = []
@@ -88,8 +88,8 @@ class Trainer:
 
     @property
     def best(self) -> Epoch:
-        """The epoch whose weights are kept."""
-        return max(self.history, key=lambda epoch: (epoch.macro_auc, epoch.epoch))
+        """The epoch whose weights are kept: the first of the best, so that standing still is not progress."""
+        return max(self.history, key=lambda epoch: epoch.macro_auc)
 
     def _epoch(self, on_step: Callable[[], None]) -> Epoch:
         start_s, losses = time.monotonic(), []
@@ -214,7 +214,8 @@ def learning_rate(step: int, steps: int, recipe: TrainingPreset) -> float:
 
 def parameter_groups(model: EcgMamba, weight_decay: float) -> list[dict[str, Any]]:
     """Decay matrices only; biases, norms and the dynamics (A_log, D) are left as they are (mamba_ssm does the same)."""
-    decayed, kept = [], []
+    decayed: list[Tensor] = []
+    kept: list[Tensor] = []
     for name, parameter in model.named_parameters():
         (kept if parameter.ndim < 2 or name.endswith(("A_log", ".D")) else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]

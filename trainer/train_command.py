@@ -8,7 +8,6 @@ import platform
 import shlex
 import shutil
 import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ import torch
 from edge.cli.output import EXIT_OK, emit_json, say
 from edge.cli.parsing import add_command
 from trainer.data import fit_signal, load_split
-from trainer.folds import parse_folds
+from trainer.folds import folds_text, parse_folds
 from trainer.preset import Preset, load_preset
 from trainer.ptbxl import open_ptbxl
 from trainer.scan import implementation_name
@@ -86,7 +85,7 @@ def prepare(preset: Preset, args: argparse.Namespace) -> Trainer:
 def facts_of(args: argparse.Namespace) -> dict[str, Any]:
     """Return what a checkpoint should say of how it was made."""
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_of(args),
         "data": "PTB-XL 1.0.3, records100",
         "folds": args.folds,
         "tune_folds": args.tune_folds,
@@ -96,6 +95,16 @@ def facts_of(args: argparse.Namespace) -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in REPRODUCED_BY},
         "threads": torch.get_num_threads(),
     }
+
+
+def command_of(args: argparse.Namespace) -> str:
+    """Return the command that does this again anywhere: without the folders of this machine."""
+    words = ["ecg-trainer", "train", "--data", "PTBXL_ROOT", "--preset", args.preset, "--out", "RUN"]
+    words += ["--folds", folds_text(args.folds), "--tune-folds", folds_text(args.tune_folds), "--seed", str(args.seed)]
+    for name in ("epochs", "limit"):
+        if getattr(args, name) is not None:
+            words += [f"--{name}", str(getattr(args, name))]
+    return shlex.join(words)
 
 
 def _report(epoch: Epoch) -> None:

@@ -18,6 +18,9 @@ from trainer.metrics import BoolArray, FloatArray, is_measurable
 ALERT_PRECISION = 0.7
 """An alert should be right at least this often on the tuning records."""
 
+ALERT_RECALL = 0.2
+"""And find at least this share of the positives: a few lucky records at the very top prove no precision."""
+
 HYSTERESIS_LOGITS = 0.5
 """How far below `on` the `off` threshold lies: 0.50 → 0.38, 0.80 → 0.71."""
 
@@ -56,7 +59,7 @@ def tune(manifest: Manifest, logits: NDArray[np.float32], labels: NDArray[np.flo
             continue
         points[name], reached = operating_point(labels[:, k] > 0.5, probabilities[:, k])
         if not reached:
-            notes.append(f"{name} reaches {ALERT_PRECISION} precision at no threshold: it alerts at its F1 threshold")
+            notes.append(f"{name} does not reach {ALERT_PRECISION} precision: it alerts at its F1 threshold")
     return Tuning(calibration, points, notes)
 
 
@@ -92,10 +95,10 @@ def operating_point(positive: BoolArray, probabilities: FloatArray) -> tuple[Ope
 
     `f1_threshold` has the highest F1. `on` is that, or the lowest threshold whose precision reaches ALERT_PRECISION
     if that is higher: what interrupts people must be right more often than what stands in a report. `off` lies
-    HYSTERESIS_LOGITS below. Also returns whether ALERT_PRECISION is reached at all.
+    HYSTERESIS_LOGITS below. Also returns whether ALERT_PRECISION is reached, with ALERT_RECALL or more.
     """
     at_f1 = f1_threshold(positive, probabilities)
-    at_precision = precision_threshold(positive, probabilities, ALERT_PRECISION)
+    at_precision = precision_threshold(positive, probabilities, ALERT_PRECISION, ALERT_RECALL)
     on = at_f1 if at_precision is None else max(at_f1, at_precision)
     off = float(expit(logit(on) - HYSTERESIS_LOGITS))
     point = OperatingPoint(
@@ -112,10 +115,12 @@ def f1_threshold(positive: BoolArray, probabilities: FloatArray) -> float:
     return float(cuts[len(f1) - 1 - int(np.argmax(f1[::-1]))])
 
 
-def precision_threshold(positive: BoolArray, probabilities: FloatArray, floor: float) -> float | None:
-    """Return the lowest threshold whose calls have at least this precision, or None when there is none."""
-    precision, _, cuts = _curve(positive, probabilities)
-    reached = np.flatnonzero(precision >= floor)
+def precision_threshold(
+    positive: BoolArray, probabilities: FloatArray, least_precision: float, least_recall: float
+) -> float | None:
+    """Return the lowest threshold whose calls reach this precision and recall, or None when there is none."""
+    precision, recall, cuts = _curve(positive, probabilities)
+    reached = np.flatnonzero((precision >= least_precision) & (recall >= least_recall))
     return float(cuts[reached[0]]) if len(reached) else None
 
 

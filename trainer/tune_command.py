@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -97,12 +98,12 @@ def _tuned_parts(manifest: Manifest) -> dict[str, object]:
 
 
 def _changes(before: Manifest, after: Manifest) -> Table:
-    table = Table(title=f"{after.name} {after.version}: what changed")
+    table = Table(title=f"{after.name} {after.version}: before and after tuning", box=box.SIMPLE_HEAD)
     for name in ("class", "scale", "bias", "F1 threshold", "alert on", "alert off", "dwell"):
         table.add_column(name, justify="left" if name == "class" else "right")
     for k, name in enumerate(after.classes):
         pairs = zip(_row(before, k), _row(after, k), strict=True)
-        table.add_row(name, *(old if old == new else f"{old} → {new}" for old, new in pairs))
+        table.add_row(name, *(f"[dim]{old}[/]\n{new}" for old, new in pairs))
     return table
 
 

@@ -79,11 +79,12 @@ class AlertStore:
 
         Raises StorageError when the disk refuses; nothing is stored then.
         """
-        with self._transaction() as database:
-            for event in events:
-                _put_condition(database, event)
-            added = sum(_put_message(database, message, now_ns) for message in messages)
-            dropped = _drop_oldest(database, self._count + added - self._max_messages)
+        with self._exclusive() as database:
+            with _all_or_nothing(database):
+                for event in events:
+                    _put_condition(database, event)
+                added = sum(_put_message(database, message, now_ns) for message in messages)
+                dropped = _drop_oldest(database, self._count + added - self._max_messages)
             self._count += added - dropped
         if dropped:
             self._report_dropped(dropped)
@@ -121,8 +122,10 @@ class AlertStore:
         """Forget messages that the broker has acknowledged; unknown numbers are passed over."""
         if not seqs:
             return
-        with self._transaction() as database:
-            self._count -= database.executemany("DELETE FROM message WHERE seq = ?", [(s,) for s in seqs]).rowcount
+        with self._exclusive() as database:
+            with _all_or_nothing(database):
+                removed = database.executemany("DELETE FROM message WHERE seq = ?", [(seq,) for seq in seqs]).rowcount
+            self._count -= removed
 
     def close(self) -> None:
         """Close the file; what is stored stays."""
@@ -130,40 +133,40 @@ class AlertStore:
             self._database.close()
 
     def _remove_condition(self, device: str, code: str) -> None:
-        with self._transaction() as database:
+        with self._exclusive() as database:
             database.execute("DELETE FROM condition WHERE device = ? AND code = ?", (device, code))
 
+    def _query(self, sql: str, values: tuple[object, ...]) -> list[Any]:
+        with self._exclusive() as database:
+            return database.execute(sql, values).fetchall()
+
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Do all or nothing, under the lock."""
-        with self._lock, self._translated():
-            count = self._count
-            self._database.execute("BEGIN IMMEDIATE")
+    def _exclusive(self) -> Iterator[sqlite3.Connection]:
+        """Give one thread at a time the database; its errors become StorageError."""
+        with self._lock:
             try:
                 yield self._database
-                self._database.execute("COMMIT")
-            except BaseException:
-                self._count = count
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
-                raise
-
-    def _query(self, sql: str, values: tuple[object, ...]) -> list[Any]:
-        with self._lock, self._translated():
-            return self._database.execute(sql, values).fetchall()
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StorageError(f"alert store {self.path}: {error}; check the disk's space and health") from None
+            except sqlite3.Error as error:
+                raise StorageError(f"alert store {self.path}: {error}; check the disk's space and health") from None
 
     def _report_dropped(self, dropped: int) -> None:
         self.dropped += dropped
         _log.warning("alert store is full, oldest messages dropped", dropped=dropped, limit=self._max_messages)
         if self._on_dropped is not None:
             self._on_dropped(dropped)
+
+
+@contextmanager
+def _all_or_nothing(database: sqlite3.Connection) -> Iterator[None]:
+    """Commit at the end, or roll back whatever was done."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
 
 
 def _put_condition(database: sqlite3.Connection, event: AlertEvent) -> None:

@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 class Outgoing:
-    """Stores alert events before anything else happens to them, and publishes what is stored until it is acknowledged."""
+    """Stores alert events before anything else happens to them, and publishes them until they are acknowledged."""
 
     def __init__(self, store: AlertStore, disk: Worker, transport: Transport, metrics: Metrics) -> None:
         self._store, self._disk, self._transport, self._metrics = store, disk, transport, metrics
@@ -56,11 +56,13 @@ class Outgoing:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while not await self._deliver_batch():
-                await asyncio.sleep(RETRY_S)
+            if not await self._deliver_batch():
+                asyncio.get_running_loop().call_later(RETRY_S, self._wake.set)
+            elif self.pending:
+                self._wake.set()
 
     async def _deliver_batch(self) -> bool:
-        """Publish a batch; return True when nothing waits any more."""
+        """Publish the oldest messages that wait; return whether all of them arrived."""
         if self._unstored:
             await self._store_events()
         waiting = await self._disk.call(self._store.pending, 0, BATCH_MESSAGES)
@@ -72,7 +74,7 @@ class Outgoing:
             if len(delivered) < len(waiting):
                 return False
         self._metrics.outbox_pending.set(self.pending)
-        return self.pending == 0
+        return not self._unstored
 
     async def _send(self, stored: StoredMessage) -> bool:
         message = stored.message

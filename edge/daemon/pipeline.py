@@ -87,9 +87,7 @@ class Pipeline:
             await self._outgoing.publish(score_topic(stream.device), self._score_message(stream, entry, score, quality))
         return events
 
-    def _score_message(
-        self, stream: DeviceStream, entry: WaitingHop, score: HopScore, quality: QualityReport
-    ) -> bytes:
+    def _score_message(self, stream: DeviceStream, entry: WaitingHop, score: HopScore, quality: QualityReport) -> bytes:
         manifest = self._runtime.bundle.manifest
         return msgspec.json.encode(
             {
@@ -108,9 +106,7 @@ class Pipeline:
 
 def _advance(runtime: Runtime, batch: Batch) -> list[HopScore]:
     """In the runtime's thread: give every stream its place and advance all by a hop."""
-    return score_hops(
-        runtime, [stream.join_model(runtime) for stream, _ in batch], [entry.hop for _, entry in batch]
-    )
+    return score_hops(runtime, [stream.join_model(runtime) for stream, _ in batch], [entry.hop for _, entry in batch])
 
 
 def _state(score: HopScore) -> str:

@@ -25,9 +25,7 @@ class StreamAlerts:
         self._hop_s = manifest.hop_s
         self._quality = QualityAssessor(manifest.leads, manifest.signal.rate_hz)
         self.classes = ClassAlerts(device, node, model, policy)
-        self.technical = TechnicalAlerts(
-            device, node, update_every_s=policy.update_every_s, expires_s=policy.expires_s
-        )
+        self.technical = TechnicalAlerts(device, node, update_every_s=policy.update_every_s, expires_s=policy.expires_s)
 
     def restore(self, conditions: Iterable[AlertEvent]) -> list[AlertEvent]:
         """Go on with the conditions that were open before a restart; return clears of what is no longer watched."""

@@ -1,57 +1,47 @@
-"""Which runtimes there are, which of them work here, and opening one."""
+"""Which runtimes there are, which of them run a bundle here, and opening one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from edge.errors import RuntimeUnavailableError
+from edge.errors import EcgEdgeError, RuntimeUnavailableError
 from edge.runtime import onnx
 from edge.runtime.base import Runtime
 from edge.runtime.bundle import Bundle
 
 AUTO = "auto"
 
+RUNTIMES: dict[str, Callable[[Bundle, int], Runtime]] = {onnx.NAME: onnx.OnnxRuntime}
+"""Every runtime by name, the one to prefer first; each takes (bundle, threads) and raises RuntimeUnavailableError where
+it cannot work. A new runtime is a module beside `onnx` and a line here."""
 
-@dataclass(frozen=True)
-class RuntimeKind:
-    """A runtime by name: `probe` raises RuntimeUnavailableError where it cannot work, `open` takes (bundle, threads)."""
-
-    name: str
-    probe: Callable[[], object]
-    open: Callable[[Bundle, int], Runtime]
+KINDS = (AUTO, *RUNTIMES)
 
 
-RUNTIMES = (RuntimeKind(onnx.NAME, onnx.import_onnxruntime, onnx.OnnxRuntime),)
-"""Every runtime, the one to prefer first: `auto` takes the first that works."""
-
-KINDS = (AUTO, *(runtime.name for runtime in RUNTIMES))
-
-
-def available_runtimes() -> list[tuple[str, str | None]]:
-    """Return every runtime by name, with None where it works and otherwise with the reason why not."""
-    return [(runtime.name, _problem(runtime)) for runtime in RUNTIMES]
+def available_runtimes(bundle: Bundle) -> list[tuple[str, str | None]]:
+    """Return every runtime by name, with None where it opens the bundle and otherwise with the reason why not."""
+    return [(name, _problem(name, bundle)) for name in RUNTIMES]
 
 
 def open_runtime(bundle: Bundle, kind: str = AUTO, threads: int = 1) -> Runtime:
-    """Open a bundle in the named runtime, or in the first that works.
+    """Open a bundle in the named runtime or, with "auto", in the first that works on this machine.
 
-    Raises RuntimeUnavailableError when there is none, BundleError when the bundle does not fit.
+    Raises RuntimeUnavailableError when there is none, BundleError when the bundle does not fit the runtime.
     """
+    if kind != AUTO and kind not in RUNTIMES:
+        raise RuntimeUnavailableError(kind, f"no such runtime; there are {', '.join(KINDS)}")
     reasons = []
-    for runtime in RUNTIMES:
-        if kind not in (AUTO, runtime.name):
-            continue
-        problem = _problem(runtime)
-        if problem is None:
-            return runtime.open(bundle, threads)
-        reasons.append(problem)
-    raise RuntimeUnavailableError(kind, "; ".join(reasons) or f"no such runtime (there are: {', '.join(KINDS)})")
+    for name in RUNTIMES if kind == AUTO else (kind,):
+        try:
+            return RUNTIMES[name](bundle, threads)
+        except RuntimeUnavailableError as error:
+            reasons.append(error.why)
+    raise RuntimeUnavailableError(kind, "; ".join(reasons))
 
 
-def _problem(runtime: RuntimeKind) -> str | None:
+def _problem(name: str, bundle: Bundle) -> str | None:
     try:
-        runtime.probe()
-    except RuntimeUnavailableError as error:
-        return error.why
+        RUNTIMES[name](bundle, 1)
+    except EcgEdgeError as error:
+        return str(error)
     return None

@@ -60,7 +60,7 @@ class QualityLimits:
     noise_mv: float = 0.050
     """High-frequency noise, as a robust standard deviation (0.4 % of the hops have such a lead)."""
     drift_mv: float = 1.0
-    """Baseline: move of the median from the first to the second half (0.7 % of the hops have such a lead)."""
+    """Baseline: move of the median from the first to the second half (0.5 % of the hops have such a lead)."""
     range_mv: float = 10.0
     """Peak to peak beyond the ±5 mV that an electrocardiograph must take (IEC 60601-2-25, input dynamic range)."""
     noisy_leads: int = 3

@@ -123,6 +123,14 @@ def test_a_full_store_drops_the_oldest_of_the_log_first_and_says_how_many(path):
     store.close()
 
 
+def test_a_full_store_keeps_conditions_longer_than_lines_of_the_log(path):
+    store = AlertStore(path, max_messages=3)
+    condition = OutgoingMessage("condition", b"old", retain=True)
+    store.commit([], [condition, *(OutgoingMessage("log", b"%d" % n) for n in range(4))], NOW_NS)
+    assert [stored.message.payload for stored in store.pending()] == [b"old", b"2", b"3"]
+    store.close()
+
+
 def test_a_failed_commit_stores_nothing_of_it(store):
     put(store, alert())
     with pytest.raises(ZeroDivisionError):

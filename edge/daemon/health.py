@@ -1,0 +1,95 @@
+"""How the daemon is: one picture for the health topic, the HTTP endpoint and systemd's status line."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from edge import __version__
+from edge.clock import Clock
+from edge.daemon.http import Health
+from edge.daemon.outgoing import Outgoing
+from edge.daemon.registry import Registry
+from edge.daemon.streams import StreamKeeper
+from edge.daemon.systemd import Notifier
+from edge.daemon.transport import ConnectionState, Transport
+from edge.runtime.base import Runtime
+from edge.stream.topics import node_health_topic
+
+HEALTH_PERIOD_S = 30.0
+STATUS_PERIOD_S = 5.0
+MAX_LAG_S = 10.0
+"""Above this the daemon calls itself unhealthy: it no longer keeps up."""
+
+
+class HealthReporter:
+    """Draws the picture and tells it."""
+
+    def __init__(
+        self, node: str, runtime: Runtime, registry: Registry, streams: StreamKeeper, outgoing: Outgoing,
+        transport: Transport, clock: Clock, notifier: Notifier,
+    ) -> None:  # fmt: skip
+        self._node, self._runtime, self._registry, self._streams = node, runtime, registry, streams
+        self._outgoing, self._transport, self._clock, self._notifier = outgoing, transport, clock, notifier
+        self._started_s = clock.monotonic_s()
+
+    def picture(self) -> dict[str, Any]:
+        """Return the state of things as plain data."""
+        now_s, manifest, totals = self._clock.monotonic_s(), self._runtime.bundle.manifest, self._streams.totals
+        waiting = [stream.waiting[0].arrived_s for stream in self._registry if stream.waiting]
+        return {
+            "v": 1,
+            "t": self._clock.utc_ns(),
+            "version": __version__,
+            "uptime_s": round(now_s - self._started_s, 1),
+            "connected": self._transport.state is ConnectionState.CONNECTED,
+            "streams": len(self._registry),
+            "lag_s": round(now_s - min(waiting, default=now_s), 3),
+            "chunks": totals.chunks,
+            "dropped_samples": self._streams.dropped_samples,
+            "dropped_messages": self._transport.dropped,
+            "gaps": {"bridged": totals.bridged_gaps, "lost": totals.lost_gaps},
+            "outbox_pending": self._outgoing.pending,
+            "runtime": self._runtime.name,
+            "model": {"name": manifest.name, "version": manifest.version, "hash": manifest.model_hash},
+        }
+
+    def health(self) -> Health:
+        """Return whether all is well: connected, and keeping up."""
+        picture = self.picture()
+        return Health(picture["connected"] and picture["lag_s"] < MAX_LAG_S, picture)
+
+    async def run(self) -> None:
+        """Publish the picture every HEALTH_PERIOD_S and keep the status line fresh, until cancelled."""
+        published_s = float("-inf")
+        while True:
+            now_s = self._clock.monotonic_s()
+            if now_s - published_s >= HEALTH_PERIOD_S and self._transport.state is ConnectionState.CONNECTED:
+                published_s = now_s
+                await self._outgoing.publish(
+                    node_health_topic(self._node), msgspec.json.encode(self.picture()), retain=True
+                )
+            self._notifier.status(self.status_line())
+            await asyncio.sleep(STATUS_PERIOD_S)
+
+    def status_line(self) -> str:
+        """Return one line for people."""
+        picture = self.picture()
+        broker = "connected" if picture["connected"] else f"no broker ({self._transport.problem or 'connecting'})"
+        return f"{picture['streams']} streams, {picture['outbox_pending']} alerts waiting, {broker}"
+
+
+def progress_of(batches: Callable[[], int], busy: Callable[[], bool]) -> Callable[[], bool]:
+    """Return what a watchdog asks: has a batch been scored since the last question, or was there nothing to do?"""
+    last = -1
+
+    def moved() -> bool:
+        nonlocal last
+        now = batches()
+        moving, last = now != last or not busy(), now
+        return moving
+
+    return moved

@@ -1,0 +1,83 @@
+"""Keeps streams across restarts: saves what changed at an interval, brings it back at the start."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+
+from edge.clock import Clock
+from edge.daemon.device_stream import DeviceStream
+from edge.daemon.metrics import Metrics
+from edge.daemon.registry import Registry
+from edge.daemon.snapshots import Snapshot, SnapshotStore
+from edge.daemon.workers import Worker
+from edge.errors import StorageError
+from edge.runtime.base import Runtime, State
+
+GROUP_STREAMS = 32
+"""Streams saved at once: they wait for that long, and the model's thread belongs to nobody else meanwhile."""
+
+log = structlog.get_logger(__name__)
+
+
+class Keeper:
+    """Snapshots of all streams. Only streams with nothing waiting are saved; a busy one has its turn later."""
+
+    def __init__(
+        self, registry: Registry, runtime: Runtime, model_thread: Worker, store: SnapshotStore, disk: Worker,
+        clock: Clock, metrics: Metrics,
+    ) -> None:  # fmt: skip
+        self._registry, self._runtime, self._model_thread = registry, runtime, model_thread
+        self._store, self._disk, self._clock, self._metrics = store, disk, clock, metrics
+        self._model_hash = runtime.bundle.manifest.model_hash
+
+    async def run(self, interval_s: float) -> None:
+        """Save what changed, again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(interval_s)
+            await self.save_changed()
+
+    async def save_changed(self) -> None:
+        """Save every stream that changed since it was saved last; a disk that refuses is logged and tried again."""
+        changed = [stream for stream in self._registry if stream.changed]
+        for start in range(0, len(changed), GROUP_STREAMS):
+            try:
+                await self._save(changed[start : start + GROUP_STREAMS])
+            except StorageError as error:
+                log.warning("snapshots_not_written", problem=str(error))
+
+    async def forget(self, device: str) -> None:
+        """Remove the snapshot of a device that is followed no more."""
+        await self._disk.call(self._store.remove, device)
+
+    async def restore(self, max_age_s: float) -> list[Snapshot]:
+        """Return the snapshots young enough and of this very model."""
+        oldest_ns = self._clock.utc_ns() - round(max_age_s * 1e9)
+        found = await self._disk.call(self._store.read, oldest_ns)
+        return [snapshot for snapshot in found if snapshot.model_hash == self._model_hash]
+
+    async def _save(self, streams: Sequence[DeviceStream]) -> None:
+        now_ns = self._clock.utc_ns()
+        taken = [
+            (stream, snapshot) for stream in streams
+            if (snapshot := stream.snapshot(self._model_hash, now_ns)) is not None
+        ]  # fmt: skip
+        if not taken:
+            return
+        for stream, _ in taken:
+            stream.in_flight, stream.changed = True, False
+        try:
+            slots = [stream.model.slot for stream, _ in taken if stream.model is not None]
+            states = await self._model_thread.call(_states, self._runtime, slots)
+        finally:
+            for stream, _ in taken:
+                stream.in_flight = False
+        complete = [snapshot.with_model(state) for (_, snapshot), state in zip(taken, states, strict=True)]
+        await self._disk.call(self._store.write, complete)
+        self._metrics.snapshots.inc(len(complete))
+
+
+def _states(runtime: Runtime, slots: Sequence[int]) -> list[State]:
+    return [runtime.save_slot(slot) for slot in slots]

@@ -1,0 +1,170 @@
+"""The life of streams: made with the alerts they left behind, polled, given up when they stay away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from edge.alerts.events import AlertEvent, Model, Point, Reason
+from edge.alerts.policy import AlertPolicy
+from edge.alerts.technical import TechnicalCode
+from edge.clock import Clock
+from edge.daemon.config import StreamsConfig
+from edge.daemon.device_stream import DeviceStream
+from edge.daemon.keeper import Keeper
+from edge.daemon.metrics import Metrics
+from edge.daemon.outgoing import Outgoing
+from edge.daemon.registry import Registry
+from edge.daemon.snapshots import Snapshot
+from edge.daemon.stream_alerts import StreamAlerts
+from edge.daemon.workers import Worker
+from edge.errors import StorageError
+from edge.runtime.base import Runtime
+from edge.runtime.manifest import Manifest
+from edge.stream.assembler import AssemblerCounters, AssemblerLimits, Reset
+
+POLL_S = 0.25
+
+log = structlog.get_logger(__name__)
+
+
+class StreamFactory:
+    """Makes streams; a device that left open conditions behind goes on with them under their ids."""
+
+    def __init__(
+        self, config: StreamsConfig, manifest: Manifest, node: str, runtime_name: str, policy: AlertPolicy
+    ) -> None:
+        self.config, self.policy = config, policy
+        self._manifest, self._node = manifest, node
+        self._model = Model(f"{manifest.name}-{manifest.version}", manifest.model_hash, runtime_name)
+        self._conditions: dict[str, list[AlertEvent]] = {}
+        self.cleared: list[AlertEvent] = []
+        """Clears of restored conditions that nobody watches any more; to be published."""
+
+    def remember(self, conditions: list[AlertEvent]) -> None:
+        """Keep open conditions until their devices' streams are made."""
+        for condition in conditions:
+            self._conditions.setdefault(condition.device, []).append(condition)
+
+    @property
+    def remembered_devices(self) -> list[str]:
+        """Devices with conditions whose streams have not been made yet."""
+        return sorted(self._conditions)
+
+    def make(self, device: str, now_s: float) -> DeviceStream:
+        """Return a new stream."""
+        alerts = StreamAlerts(device, self._node, self._model, self.policy, self._manifest)
+        self.cleared += alerts.restore(self._conditions.pop(device, []))
+        limits = AssemblerLimits(self.config.gap_bridge_s, self.config.reorder_wait_s)
+        backlog_hops = max(1, round(self.config.backlog_s / self._manifest.hop_s))
+        return DeviceStream(device, self._manifest, limits, backlog_hops, alerts, last_arrival_s=now_s)
+
+
+class StreamKeeper:
+    """Looks after all streams several times a second: overdue chunks, silence, overload, eviction."""
+
+    def __init__(
+        self, registry: Registry, factory: StreamFactory, runtime: Runtime, model_thread: Worker, keeper: Keeper,
+        outgoing: Outgoing, clock: Clock, metrics: Metrics,
+    ) -> None:  # fmt: skip
+        self._registry, self._factory, self._runtime, self._model_thread = registry, factory, runtime, model_thread
+        self._keeper, self._outgoing, self._clock, self._metrics = keeper, outgoing, clock, metrics
+        self._given_up: list[DeviceStream] = []
+        self.totals = AssemblerCounters()
+        """Sums over all streams, those given up included, for metrics and health."""
+        self.dropped_samples = 0
+
+    async def run(self, wake_pipeline: Callable[[], None]) -> None:
+        """Poll until cancelled; tells the pipeline when hops wait."""
+        last_s = self._clock.monotonic_s()
+        while True:
+            await asyncio.sleep(POLL_S)
+            now_s = self._clock.monotonic_s()
+            events = self.poll(now_s, now_s - last_s)
+            last_s = now_s
+            if any(stream.waiting for stream in self._registry):
+                wake_pipeline()
+            await self._release_given_up()
+            await self._outgoing.alert(events)
+
+    def poll(self, now_s: float, elapsed_s: float) -> list[AlertEvent]:
+        """Look at every stream once; return what changes."""
+        events, self._factory.cleared = self._factory.cleared, []
+        oldest_s = now_s
+        for stream in self._registry:
+            stream.poll(now_s)
+            events += self._judge(stream, now_s, elapsed_s)
+            self._count(stream)
+            if stream.waiting:
+                oldest_s = min(oldest_s, stream.waiting[0].arrived_s)
+            if now_s - stream.last_arrival_s > self._factory.config.evict_after_s and not stream.in_flight:
+                self._registry.remove(stream.device)
+                events += self.give_up(stream)
+        self._metrics.streams.set(len(self._registry))
+        self._metrics.lag_seconds.set(now_s - oldest_s)
+        return events
+
+    def evict(self, stream: DeviceStream) -> None:
+        """Give up a stream that had to make room; its clears go out with the next poll."""
+        self._factory.cleared += self.give_up(stream)
+
+    def give_up(self, stream: DeviceStream) -> list[AlertEvent]:
+        """End a stream's conditions and mark its place in the runtime for release."""
+        log.info("stream_given_up", device=stream.device)
+        self._given_up.append(stream)
+        position = stream.assembler.position
+        index = 0 if position is None else max(0, position.expected - 1)
+        return stream.alerts.close_all(Point(index, stream.assembler.time_ns_of(index)), Reason.EVICTED)
+
+    async def restore(self, snapshots: list[Snapshot]) -> int:
+        """Make the streams that were followed before; return how many go on where they stood."""
+        now_s, restored = self._clock.monotonic_s(), 0
+        for snapshot in snapshots:
+            stream, _ = self._registry.find_or_add(snapshot.device, now_s)
+            try:
+                stream.restore(snapshot)
+                restored += 1
+            except StorageError as error:
+                log.warning("snapshot_not_used", device=snapshot.device, problem=str(error))
+        for device in self._factory.remembered_devices:
+            self._registry.find_or_add(device, now_s)
+        return restored
+
+    def _judge(self, stream: DeviceStream, now_s: float, elapsed_s: float) -> list[AlertEvent]:
+        position = stream.assembler.position
+        if position is None:
+            return []
+        present = set()
+        if now_s - stream.last_arrival_s > self._factory.config.silent_after_s:
+            present.add(TechnicalCode.STREAM_SILENT)
+        if stream.unfit is not None:
+            present.add(TechnicalCode.UNFIT_LEADS)
+        if Reset.OVERLOAD in stream.resets:
+            present.add(TechnicalCode.OVERLOAD)
+        index = max(0, position.expected - 1)
+        moment = stream.moment(index, stream.assembler.time_ns_of(index), self._clock.utc_ns())
+        return stream.alerts.poll(moment, present, elapsed_s)
+
+    def _count(self, stream: DeviceStream) -> None:
+        """Move a stream's counts since the last poll into the totals and the metrics."""
+        counted, stream.assembler.counters = stream.assembler.counters, AssemblerCounters()
+        for name, value in vars(counted).items():
+            setattr(self.totals, name, getattr(self.totals, name) + value)
+        self._metrics.duplicates.inc(counted.duplicates + counted.stale)
+        self._metrics.gaps.labels(outcome="bridged").inc(counted.bridged_gaps)
+        self._metrics.gaps.labels(outcome="lost").inc(counted.lost_gaps)
+        for reset in stream.resets:
+            self._metrics.resets.labels(reason=reset.value).inc()
+        stream.resets.clear()
+        self._metrics.dropped_samples.inc(stream.dropped_samples)
+        self.dropped_samples += stream.dropped_samples
+        stream.dropped_samples = 0
+
+    async def _release_given_up(self) -> None:
+        given_up, self._given_up = self._given_up, []
+        for stream in given_up:
+            await self._keeper.forget(stream.device)
+            if stream.model is not None:
+                await self._model_thread.call(self._runtime.close_slot, stream.model.slot)

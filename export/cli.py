@@ -1,0 +1,33 @@
+"""The command line `ecg-export`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from edge.cli.output import run_command
+from edge.cli.parsing import root_parser
+from export import bundle_command, verify_command
+
+PROG = "ecg-export"
+COMMANDS = (bundle_command, verify_command)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    return run_command(PROG, build_parser, argv)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser, subparsers = root_parser(
+        PROG,
+        "Turns trained checkpoints into model bundles and holds every runtime against PyTorch.",
+        [
+            "ecg-export bundle runs/streaming/best --out bundles/mine --name mine",
+            "ecg-export verify bundles/mine --data ptb-xl",
+        ],
+    )
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    return parser

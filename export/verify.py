@@ -1,0 +1,167 @@
+"""Whether the runtimes of a bundle say what PyTorch says: cold on whole windows, and hop by hop on long streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edge.errors import BundleError, RuntimeUnavailableError
+from edge.runtime.base import Runtime
+from edge.runtime.bundle import Bundle
+from edge.runtime.select import RUNTIMES, open_runtime
+from trainer.checkpoint import model_from_bundle
+from trainer.model import EcgMamba
+
+Float32Array = NDArray[np.float32]
+
+TOLERANCE = 1e-4
+"""Largest difference of a logit that float32 runtimes may have (DESIGN, exactness c)."""
+
+REFERENCE = "pytorch"
+COLD_BATCH = 16
+MAX_COLD_WINDOWS = 128
+
+
+@dataclass(frozen=True)
+class RuntimeParity:
+    """How far one runtime is from PyTorch, in logits; nothing is measured where `problem` says why not."""
+
+    runtime: str
+    installed: bool
+    passed: bool
+    """True as well for a runtime that is not installed: it cannot be wrong."""
+    problem: str | None = None
+    cold_max_difference: float | None = None
+    stream_max_difference: float | None = None
+    states_finite: bool | None = None
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The result of a verification."""
+
+    bundle: str
+    model_hash: str
+    source: str
+    streams: int
+    stream_s: float
+    cold_windows: int
+    tolerance: float
+    runtimes: list[RuntimeParity]
+    """PyTorch first: for it, `cold` is the whole window in one pass against hop by hop."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every runtime that is here agrees."""
+        return all(runtime.passed for runtime in self.runtimes)
+
+
+def verify(bundle: Bundle, signals: Float32Array, source: str) -> Parity:
+    """Compare every runtime with PyTorch on model input (streams, samples, leads), whole windows long.
+
+    Raises BundleError when the weights do not fit the model of the manifest.
+    """
+    manifest = bundle.manifest
+    windows = cold_windows(signals, manifest.window_samples)
+    reference = _Reference(model_from_bundle(bundle), manifest.hop_samples, windows, signals)
+    return Parity(
+        bundle=f"{manifest.name} {manifest.version}",
+        model_hash=manifest.model_hash,
+        source=source,
+        streams=len(signals),
+        stream_s=signals.shape[1] / manifest.signal.rate_hz,
+        cold_windows=len(windows),
+        tolerance=TOLERANCE,
+        runtimes=[reference.own_parity(), *(_compare(bundle, name, reference) for name in RUNTIMES)],
+    )
+
+
+def cold_windows(signals: Float32Array, window_samples: int) -> Float32Array:
+    """Cut streams (streams, samples, leads) into windows (windows, window, leads), at most MAX_COLD_WINDOWS of them."""
+    windows = signals.reshape(-1, window_samples, signals.shape[2])
+    return windows[:: -(-len(windows) // MAX_COLD_WINDOWS)]
+
+
+class _Reference:
+    """PyTorch's logits on the windows and along the streams."""
+
+    @torch.inference_mode()
+    def __init__(self, model: EcgMamba, hop_samples: int, windows: Float32Array, signals: Float32Array) -> None:
+        self.windows, self.signals, self.hop_samples = windows, signals, hop_samples
+        whole, by_hops = [], []
+        for batch in batches(windows):
+            whole.append(model(torch.from_numpy(batch))[0].numpy())
+            by_hops.append(self._walk(model, batch)[0][-1])
+        self.cold = np.concatenate(whole)  # (windows, classes)
+        self._cold_by_hops = np.concatenate(by_hops)
+        self.stream, self._finite = self._walk(model, signals)  # (hops, streams, classes)
+
+    def own_parity(self) -> RuntimeParity:
+        """How far PyTorch is from itself when it carries the state from hop to hop."""
+        return _measured(REFERENCE, max_difference(self.cold, self._cold_by_hops), 0.0, self._finite)
+
+    def _walk(self, model: EcgMamba, signals: Float32Array) -> tuple[Float32Array, bool]:
+        logits, state = [], model.initial_state(len(signals))
+        for hop in hops(signals, self.hop_samples):
+            scored, state = model(torch.from_numpy(hop), state)
+            logits.append(scored.numpy())
+        return np.stack(logits), all(bool(tensor.isfinite().all()) for tensor in state.values())
+
+
+def _compare(bundle: Bundle, name: str, reference: _Reference) -> RuntimeParity:
+    try:
+        runtime = open_runtime(bundle, name)
+    except RuntimeUnavailableError as error:
+        return RuntimeParity(name, installed=False, passed=True, problem=error.why)
+    except BundleError as error:
+        return RuntimeParity(name, installed=True, passed=False, problem=error.problem)
+    cold = np.concatenate([_run_cold(runtime, batch) for batch in batches(reference.windows)])
+    stream, finite = _run_stream(runtime, reference)
+    return _measured(name, max_difference(cold, reference.cold), max_difference(stream, reference.stream), finite)
+
+
+def _run_cold(runtime: Runtime, windows: Float32Array) -> Float32Array:
+    slots = [runtime.open_slot() for _ in windows]
+    try:
+        return runtime.step(slots, windows)
+    finally:
+        for slot in slots:
+            runtime.close_slot(slot)
+
+
+def _run_stream(runtime: Runtime, reference: _Reference) -> tuple[Float32Array, bool]:
+    slots = [runtime.open_slot() for _ in reference.signals]
+    logits = [runtime.step(slots, hop) for hop in hops(reference.signals, reference.hop_samples)]
+    states = [tensor for slot in slots for tensor in runtime.save_slot(slot).values()]
+    for slot in slots:
+        runtime.close_slot(slot)
+    return np.stack(logits), all(bool(np.isfinite(tensor).all()) for tensor in states)
+
+
+def hops(signals: Float32Array, hop_samples: int) -> Iterator[Float32Array]:
+    """Cut (streams, samples, leads) along time."""
+    for start in range(0, signals.shape[1], hop_samples):
+        yield np.ascontiguousarray(signals[:, start : start + hop_samples])
+
+
+def batches(windows: Float32Array) -> Iterator[Float32Array]:
+    """Cut (windows, samples, leads) along windows."""
+    for start in range(0, len(windows), COLD_BATCH):
+        yield np.ascontiguousarray(windows[start : start + COLD_BATCH])
+
+
+def max_difference(a: Float32Array, b: Float32Array) -> float:
+    """Return the largest |a - b|; NaN when either has one."""
+    return float(np.abs(a - b).max())
+
+
+def _measured(name: str, cold: float, stream: float, finite: bool) -> RuntimeParity:
+    agrees = cold <= TOLERANCE and stream <= TOLERANCE  # false for NaN
+    problem = (
+        None if agrees and finite else ("a state is not finite" if agrees else f"differs by more than {TOLERANCE}")
+    )
+    return RuntimeParity(name, True, agrees and finite, problem, cold, stream, finite)

@@ -43,7 +43,8 @@ class _Plot:
     y_label: str
     figure: str
     """What the number beside each class is."""
-    legend: _Corner
+    corner: _Corner
+    """Where the legend stands."""
     diagonal: bool
     """Whether to draw the line that a curve is to be compared with: chance for ROC, perfection for calibration."""
     draw: Callable[[Axes, _Class], None]
@@ -78,7 +79,7 @@ def _curves(title: str, plot: _Plot, classes: Sequence[_Class]) -> Figure:
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
     if classes:
-        axes.legend(loc=plot.legend, fontsize=9, title=plot.figure, title_fontsize=9)
+        axes.legend(loc=plot.corner, fontsize=9, title=plot.figure, title_fontsize=9)
     return figure
 
 
@@ -133,6 +134,8 @@ def _save(figure: Figure, path: Path) -> Path:
 
 _PLOTS = {
     "roc": _Plot("false positive rate", "true positive rate", "ROC-AUC", "lower right", True, _roc),
-    "precision_recall": _Plot("recall (dots: at the F1 thresholds)", "precision", "average precision", "lower left", False, _precision_recall),
+    "precision_recall": _Plot(
+        "recall (dots: at the F1 thresholds)", "precision", "average precision", "lower left", False, _precision_recall
+    ),
     "calibration": _Plot("mean probability", "observed share", "calibration error", "upper left", True, _calibration),
 }

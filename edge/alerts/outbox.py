@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,16 +75,20 @@ class AlertStore:
         self._database = open_store_file(path)
         self._count = int(self._database.execute("SELECT COUNT(*) FROM message").fetchone()[0])
 
-    def commit(self, events: Iterable[AlertEvent], messages: Iterable[OutgoingMessage], now_ns: int) -> None:
+    def commit(
+        self, events: Iterable[AlertEvent], messages: Iterable[OutgoingMessage], now_ns: int | None = None
+    ) -> None:
         """Store what the events make of their conditions together with the messages that tell of them, all or none.
 
-        Raises StorageError when the disk refuses; nothing is stored then.
+        `now_ns` is the UTC time kept with the messages, by default the machine's. Raises StorageError when the disk
+        refuses; nothing is stored then.
         """
+        created_ns = time.time_ns() if now_ns is None else now_ns
         with self._exclusive() as database:
             with _all_or_nothing(database):
                 for event in events:
                     _put_condition(database, event)
-                added = sum(_put_message(database, message, now_ns) for message in messages)
+                added = sum(_put_message(database, message, created_ns) for message in messages)
                 dropped = _drop_oldest(database, self._count + added - self._max_messages)
             self._count += added - dropped
         if dropped:
@@ -99,7 +104,7 @@ class AlertStore:
             try:
                 events.append(decode(payload))
             except PayloadError as error:
-                _log.error("stored condition is unreadable and removed", device=owner, code=code, problem=str(error))
+                _log.error("stored_condition_unreadable", device=owner, code=code, problem=str(error))
                 self._remove_condition(owner, code)
         return events
 
@@ -151,7 +156,7 @@ class AlertStore:
 
     def _report_dropped(self, dropped: int) -> None:
         self.dropped += dropped
-        _log.warning("alert store is full, oldest messages dropped", dropped=dropped, limit=self._max_messages)
+        _log.warning("alert_store_full", dropped=dropped, limit=self._max_messages)
         if self._on_dropped is not None:
             self._on_dropped(dropped)
 

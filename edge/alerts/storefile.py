@@ -49,7 +49,7 @@ def open_store_file(path: Path) -> sqlite3.Connection:
             raise
         except sqlite3.DatabaseError as error:
             moved = _move_aside(path)
-            _log.error("alert store is damaged, moved aside; a new one is begun", moved=str(moved), problem=str(error))
+            _log.error("alert_store_damaged", moved_to=str(moved), problem=str(error))
             return _open(path)
     except (sqlite3.Error, OSError) as error:
         problem = f"alert store {path}: {error}; its folder must exist, be writable and have space"

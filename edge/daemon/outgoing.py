@@ -28,6 +28,7 @@ class Outgoing:
     def __init__(self, store: AlertStore, disk: Worker, transport: Transport, metrics: Metrics) -> None:
         self._store, self._disk, self._transport, self._metrics = store, disk, transport, metrics
         self._unstored: deque[AlertEvent] = deque(maxlen=MAX_UNSTORED_EVENTS)
+        self._storing = asyncio.Lock()
         self._wake = asyncio.Event()
         self._wake.set()
 
@@ -85,12 +86,13 @@ class Outgoing:
         return True
 
     async def _store_events(self) -> None:
-        events = list(self._unstored)
-        messages: list[OutgoingMessage] = [message for event in events for message in messages_of(event)]
-        try:
-            await self._disk.call(self._store.commit, events, messages)
-        except StorageError as error:
-            log.error("alerts_not_stored", waiting=len(events), problem=str(error))
-            return
-        for _ in events:
-            self._unstored.popleft()
+        async with self._storing:  # the pipeline, the poll and the outbox may all come here at once
+            events = list(self._unstored)
+            messages: list[OutgoingMessage] = [message for event in events for message in messages_of(event)]
+            try:
+                await self._disk.call(self._store.commit, events, messages)
+            except StorageError as error:
+                log.error("alerts_not_stored", waiting=len(events), problem=str(error))
+                return
+            for _ in events:
+                self._unstored.popleft()

@@ -146,13 +146,14 @@ def _scan_body(block: MambaBlock, name: str) -> onnx.GraphProto:
     g = GraphBuilder(f"{name}_")
     before, dt, du, b, c, now, y = (f"{name}_{part}" for part in ("h", "dt", "du", "b", "c", "h_out", "y"))
     decay = g.op("Exp", g.op("Mul", dt, g.floats(_array(-torch.exp(block.A_log)).T)))
-    g.name_output(g.op("Add", g.op("Mul", decay, before), g.op("Mul", du, b)), now)
-    g.name_output(g.sum(g.op("Mul", now, c), 1), y)
-    state: list[Dimension] = [BATCH, d_state, d_inner]
+    state_now = g.op("Add", g.op("Mul", decay, before), g.op("Mul", du, b))
+    g.name_output(g.sum(g.op("Mul", state_now, c), 1), y)
+    g.name_output(state_now, now)
+    full: list[Dimension] = [BATCH, d_state, d_inner]
     row: list[Dimension] = [BATCH, 1, d_inner]
     column: list[Dimension] = [BATCH, d_state, 1]
-    inputs = {before: state, dt: row, du: row, b: column, c: column}
-    return g.graph(f"{name}_step", inputs, {now: state, y: [BATCH, d_inner]})
+    inputs = {before: full, dt: row, du: row, b: column, c: column}
+    return g.graph(f"{name}_step", inputs, {now: full, y: [BATCH, d_inner]})
 
 
 def _write_pool(g: GraphBuilder, config: ModelConfig, features: str, after: dict[str, str]) -> str:

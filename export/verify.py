@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +68,8 @@ def verify(bundle: Bundle, signals: Float32Array, source: str) -> Parity:
     """
     manifest = bundle.manifest
     windows = cold_windows(signals, manifest.window_samples)
-    reference = _Reference(model_from_bundle(bundle), manifest.hop_samples, windows, signals)
+    with one_thread():
+        reference = _Reference(model_from_bundle(bundle), manifest.hop_samples, windows, signals)
     return Parity(
         bundle=f"{manifest.name} {manifest.version}",
         model_hash=manifest.model_hash,
@@ -84,6 +86,17 @@ def cold_windows(signals: Float32Array, window_samples: int) -> Float32Array:
     """Cut streams (streams, samples, leads) into windows (windows, window, leads), at most MAX_COLD_WINDOWS of them."""
     windows = signals.reshape(-1, window_samples, signals.shape[2])
     return windows[:: -(-len(windows) // MAX_COLD_WINDOWS)]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep PyTorch on one thread: hops are so small that waiting for a second costs more than it gives."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Reference:

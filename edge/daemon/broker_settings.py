@@ -12,6 +12,9 @@ from edge.errors import ConfigError
 
 CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
 SECRET_LIMIT_BYTES = 64 * 1024
+PACKET_LIMIT_PAYLOADS = 8
+"""The broker silently drops what exceeds the packet limit; what only exceeds a payload's arrives, and is reported."""
+MAX_PACKET_BYTES = (1 << 28) - 1
 
 
 def broker_settings(config: Config) -> BrokerSettings:
@@ -28,7 +31,7 @@ def broker_settings(config: Config) -> BrokerSettings:
         keepalive_s=broker.keepalive_s,
         session_expiry_s=broker.session_expiry_s,
         receive_maximum=broker.receive_maximum,
-        maximum_packet_bytes=config.streams.max_payload_bytes,
+        maximum_packet_bytes=min(PACKET_LIMIT_PAYLOADS * config.streams.max_payload_bytes, MAX_PACKET_BYTES),
         reconnect_min_s=broker.reconnect_min_s,
         reconnect_max_s=broker.reconnect_max_s,
     )

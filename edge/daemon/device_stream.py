@@ -12,22 +12,29 @@ from numpy.typing import NDArray
 from edge.alerts.events import Moment
 from edge.daemon.snapshots import MODEL_PREFIX, Arrays, Snapshot, pack, unpack
 from edge.daemon.stream_alerts import StreamAlerts
-from edge.errors import LeadsError, SignalError, StorageError
+from edge.errors import LeadsError, PayloadError, SignalError, StorageError
 from edge.monitor.engine import ModelStream
 from edge.monitor.path import Hop, StreamPath
 from edge.runtime.base import Runtime, State
 from edge.runtime.manifest import Manifest
 from edge.stream.assembler import Assembler, AssemblerLimits, Position, Reset, Run
-from edge.stream.wire import Chunk
+from edge.stream.wire import Chunk, Layout, decode, encode_msgpack
 
 
 @dataclass(frozen=True)
 class WaitingHop:
-    """A hop in the queue, with what is needed to time it."""
+    """A hop in the queue, and whose it is and when it came: its stream may be in another session by its turn."""
 
     hop: Hop
+    layout: Layout
     arrived_s: float
     time_ns: int | None
+
+    def moment(self, now_ns: int, latency_ms: float) -> Moment:
+        """Return where the stream stood at the end of this hop, for the alerts."""
+        return Moment(
+            self.layout.session, self.hop.last_index, self.layout.rate_hz, self.time_ns, now_ns, latency_ms
+        )
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,14 @@ class DeviceStream:
         """The session the stream is in, empty before the first chunk."""
         return "" if self.assembler.position is None else self.assembler.position.layout.session
 
+    @property
+    def waiting_since_s(self) -> float | None:
+        """When the oldest waiting hop arrived, None when none waits. Any thread may ask."""
+        try:
+            return self.waiting[0].arrived_s
+        except IndexError:
+            return None
+
     def receive(self, chunk: Chunk, now_s: float) -> None:
         """Take a chunk; complete hops join the queue."""
         self.last_arrival_s = now_s
@@ -88,11 +103,19 @@ class DeviceStream:
                 self._restored = None
         return self.model
 
-    def moment(self, index: int, time_ns: int | None, now_ns: int, latency_ms: float | None = None) -> Moment:
-        """Return where this stream stands at a sample, for the alerts; only for a stream that has begun."""
-        assert self.assembler.position is not None
-        layout = self.assembler.position.layout
-        return Moment(layout.session, index, layout.rate_hz, time_ns, now_ns, latency_ms)
+    def moment(self, now_ns: int) -> Moment | None:
+        """Return where this stream stands at its newest sample, for the alerts; None before it has begun."""
+        position = self.assembler.position
+        if position is None:
+            return None
+        index = max(0, position.expected - 1)
+        time_ns = self.assembler.time_ns_of(index)
+        return Moment(position.layout.session, index, position.rate_hz, time_ns, now_ns)
+
+    def adopt(self, limits: AssemblerLimits, backlog_hops: int) -> None:
+        """Follow changed limits from the next chunk on."""
+        self.limits = self.assembler.limits = limits
+        self.backlog_hops = backlog_hops
 
     def _take(self, runs: Sequence[Run], now_s: float) -> None:
         for run in runs:
@@ -116,8 +139,10 @@ class DeviceStream:
             self.unfit = error
 
     def _enqueue(self, hop: Hop, now_s: float) -> None:
-        self.waiting.append(WaitingHop(hop, now_s, self.assembler.time_ns_of(hop.last_index)))
-        if len(self.waiting) > self.backlog_hops:
+        assert self.assembler.position is not None
+        time_ns = self.assembler.time_ns_of(hop.last_index)
+        self.waiting.append(WaitingHop(hop, self.assembler.position.layout, now_s, time_ns))
+        while len(self.waiting) > self.backlog_hops:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
@@ -145,15 +170,19 @@ class DeviceStream:
             expected=position.expected,
             time_index=position.time_index,
             time_ns=position.time_ns,
+            past_sessions=list(self.assembler.past_sessions),
+            held=[encode_msgpack(chunk) for chunk in self.assembler.held],
             hops_seen=self.model.hops_seen,
             alerts=self.alerts.to_state(),
             arrays=pack(arrays | {"last_mv": position.last_mv, "invalid_run": position.invalid_run}),
         )
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Go on where a snapshot stands; raises StorageError when it does not fit this model."""
+    def restore(self, snapshot: Snapshot, now_s: float) -> None:
+        """Go on where a snapshot stands; raises StorageError, with nothing changed, when it does not fit this model."""
         arrays = unpack(snapshot.arrays)
         try:
+            model_state = self._model_state(_with_prefix(arrays, MODEL_PREFIX))
+            held = [decode(payload) for payload in snapshot.held]
             path = StreamPath(self.manifest, snapshot.layout.rate_hz, snapshot.layout.leads)
             path.load(_with_prefix(arrays, "path."))
             position = Position(
@@ -164,12 +193,21 @@ class DeviceStream:
                 time_index=snapshot.time_index,
                 time_ns=snapshot.time_ns,
             )
-        except (KeyError, ValueError, LeadsError, SignalError) as error:
+        except (KeyError, ValueError, SignalError, PayloadError) as error:
             raise StorageError(f"the snapshot of {self.device} cannot be used: {error}") from None
-        self._path, self.assembler.position = path, position
-        model_state = {name: array.astype(np.float32) for name, array in _with_prefix(arrays, MODEL_PREFIX).items()}
-        self._restored = RestoredModel(model_state, snapshot.hops_seen)
         self.alerts.from_state(snapshot.alerts)
+        self._path, self.assembler.position = path, position
+        self._restored = RestoredModel(model_state, snapshot.hops_seen)
+        self.assembler.past_sessions.extend(snapshot.past_sessions)
+        for chunk in held:
+            self._take(self.assembler.push(chunk, now_s), now_s)
+
+    def _model_state(self, arrays: Arrays) -> State:
+        """Return a saved model state; raises ValueError when it is not one of this model."""
+        shapes = {tensor.name: tuple(tensor.shape) for tensor in self.manifest.state}
+        if {name: array.shape for name, array in arrays.items()} != shapes:
+            raise ValueError("the model's state has other tensors")
+        return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
 def _with_prefix(arrays: Arrays, prefix: str) -> dict[str, NDArray[np.generic]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -35,11 +36,13 @@ class HealthReporter:
         self._node, self._runtime, self._registry, self._streams = node, runtime, registry, streams
         self._outgoing, self._transport, self._clock, self._notifier = outgoing, transport, clock, notifier
         self._started_s = clock.monotonic_s()
+        self._published_s: float | None = None
+        self._news = asyncio.Event()
 
     def picture(self) -> dict[str, Any]:
         """Return the state of things as plain data."""
         now_s, manifest, totals = self._clock.monotonic_s(), self._runtime.bundle.manifest, self._streams.totals
-        waiting = [stream.waiting[0].arrived_s for stream in self._registry if stream.waiting]
+        waiting = [since_s for stream in self._registry if (since_s := stream.waiting_since_s) is not None]
         return {
             "v": 1,
             "t": self._clock.utc_ns(),
@@ -62,18 +65,26 @@ class HealthReporter:
         picture = self.picture()
         return Health(picture["connected"] and picture["lag_s"] < MAX_LAG_S, picture)
 
+    def connection_changed(self) -> None:
+        """Tell the picture anew: who watches should not wait for it."""
+        self._published_s = None
+        self._news.set()
+
     async def run(self) -> None:
         """Publish the picture every HEALTH_PERIOD_S and keep the status line fresh, until cancelled."""
-        published_s = float("-inf")
         while True:
-            now_s = self._clock.monotonic_s()
-            if now_s - published_s >= HEALTH_PERIOD_S and self._transport.state is ConnectionState.CONNECTED:
-                published_s = now_s
+            self._news.clear()
+            if self._is_due() and self._transport.state is ConnectionState.CONNECTED:
+                self._published_s = self._clock.monotonic_s()
                 await self._outgoing.publish(
                     node_health_topic(self._node), msgspec.json.encode(self.picture()), retain=True
                 )
             self._notifier.status(self.status_line())
-            await asyncio.sleep(STATUS_PERIOD_S)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._news.wait(), STATUS_PERIOD_S)
+
+    def _is_due(self) -> bool:
+        return self._published_s is None or self._clock.monotonic_s() - self._published_s >= HEALTH_PERIOD_S
 
     def status_line(self) -> str:
         """Return one line for people."""

@@ -8,7 +8,7 @@ from edge.clock import Clock
 from edge.daemon.dead_letters import DeadLetters, reason_of
 from edge.daemon.device_stream import DeviceStream
 from edge.daemon.metrics import Metrics
-from edge.daemon.registry import Registry
+from edge.daemon.registry import TOO_MANY_STREAMS, Registry
 from edge.daemon.transport import Message
 from edge.errors import EcgEdgeError, PayloadError
 from edge.stream import wire
@@ -52,6 +52,8 @@ class Intake:
 
     def _deliver(self, message: Message, now_s: float) -> DeviceStream:
         device = device_of(message.topic, "wave")
+        if message.retain:
+            raise PayloadError("retained", "the broker kept it from before: old ECG, not what happens now")
         if len(message.payload) > self.max_payload_bytes:
             raise PayloadError("too-large", f"{len(message.payload)} bytes, the limit is {self.max_payload_bytes}")
         chunk = wire.decode(message.payload)
@@ -64,7 +66,9 @@ class Intake:
         return stream
 
     def _refuse(self, message: Message, error: EcgEdgeError, now_s: float) -> None:
-        self._metrics.payload_errors.inc(reason_of(error))
+        reason = reason_of(error)
+        self._metrics.payload_errors.inc(reason)
+        self._metrics.refused_streams.inc(reason == TOO_MANY_STREAMS)
         report = self._dead_letters.report(message.topic, message.payload, error, now_s)
         if report is not None:
             self._on_dead(report)

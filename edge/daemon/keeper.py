@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -27,10 +27,13 @@ class Keeper:
 
     def __init__(
         self, registry: Registry, runtime: Runtime, model_thread: Worker, store: SnapshotStore, disk: Worker,
-        clock: Clock, metrics: Metrics,
+        clock: Clock, metrics: Metrics, on_released: Callable[[], None],
     ) -> None:  # fmt: skip
+        """on_released is called when streams that were held still for a snapshot may be scored again."""
         self._registry, self._runtime, self._model_thread = registry, runtime, model_thread
         self._store, self._disk, self._clock, self._metrics = store, disk, clock, metrics
+        self._on_released = on_released
+        self._saving = asyncio.Lock()
         self._model_hash = runtime.bundle.manifest.model_hash
 
     async def run(self, interval_s: float) -> None:
@@ -41,21 +44,29 @@ class Keeper:
 
     async def save_changed(self) -> None:
         """Save every stream that changed since it was saved last; a disk that refuses is logged and tried again."""
-        changed = [stream for stream in self._registry if stream.changed]
-        for start in range(0, len(changed), GROUP_STREAMS):
-            try:
-                await self._save(changed[start : start + GROUP_STREAMS])
-            except StorageError as error:
-                log.warning("snapshots_not_written", problem=str(error))
+        async with self._saving:  # the last save of all waits for one that is on its way
+            changed = [stream for stream in self._registry if stream.changed]
+            for start in range(0, len(changed), GROUP_STREAMS):
+                try:
+                    await self._save(changed[start : start + GROUP_STREAMS])
+                except StorageError as error:
+                    log.warning("snapshots_not_written", problem=str(error))
 
     async def forget(self, device: str) -> None:
         """Remove the snapshot of a device that is followed no more."""
-        await self._disk.call(self._store.remove, device)
+        try:
+            await self._disk.call(self._store.remove, device)
+        except StorageError as error:
+            log.warning("snapshot_not_removed", device=device, problem=str(error))
 
     async def restore(self, max_age_s: float) -> list[Snapshot]:
         """Return the snapshots young enough and of this very model."""
         oldest_ns = self._clock.utc_ns() - round(max_age_s * 1e9)
-        found = await self._disk.call(self._store.read, oldest_ns)
+        try:
+            found = await self._disk.call(self._store.read, oldest_ns)
+        except StorageError as error:
+            log.warning("snapshots_not_read", problem=str(error))
+            return []
         return [snapshot for snapshot in found if snapshot.model_hash == self._model_hash]
 
     async def _save(self, streams: Sequence[DeviceStream]) -> None:
@@ -74,8 +85,14 @@ class Keeper:
         finally:
             for stream, _ in taken:
                 stream.in_flight = False
+            self._on_released()
         complete = [snapshot.with_model(state) for (_, snapshot), state in zip(taken, states, strict=True)]
-        await self._disk.call(self._store.write, complete)
+        try:
+            await self._disk.call(self._store.write, complete)
+        except StorageError:
+            for stream, _ in taken:
+                stream.changed = True
+            raise
         self._metrics.snapshots.inc(len(complete))
 
 

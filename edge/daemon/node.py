@@ -106,7 +106,7 @@ class Node:
         self._intake.max_payload_bytes = config.streams.max_payload_bytes
         self._pipeline.publish_scores = config.publish.scores
         for stream in self._registry:
-            stream.alerts.adopt(policy)
+            self._factory.adjust(stream)
         self.config = config
 
     def notify_reloading(self) -> None:
@@ -151,6 +151,7 @@ class Node:
             self._disk,
             self._clock,
             self.metrics,
+            self._pipeline.wake,
         )
         self._streams = StreamKeeper(
             self._registry, self._factory, self._runtime, self._model_thread, self._keeper, self._outgoing, self._clock,
@@ -227,6 +228,8 @@ class Node:
         if connected:
             self._connections += 1
             self.metrics.reconnects.inc(self._connections > 1)
+            self._outgoing.retell()
+        self._health.connection_changed()
 
     def _start_endpoint(self) -> HttpEndpoint | None:
         http = self.config.http

@@ -28,6 +28,7 @@ class Outgoing:
     def __init__(self, store: AlertStore, disk: Worker, transport: Transport, metrics: Metrics) -> None:
         self._store, self._disk, self._transport, self._metrics = store, disk, transport, metrics
         self._unstored: deque[AlertEvent] = deque(maxlen=MAX_UNSTORED_EVENTS)
+        self._conditions_told = True
         self._storing = asyncio.Lock()
         self._wake = asyncio.Event()
         self._wake.set()
@@ -41,6 +42,11 @@ class Outgoing:
             log.info("alert", device=event.device, code=event.code, state=event.state.value, id=event.id)
         self._unstored.extend(events)
         await self._store_events()
+        self._wake.set()
+
+    def retell(self) -> None:
+        """Publish every open condition once more: a broker that was away may have forgotten what it retained."""
+        self._conditions_told = False
         self._wake.set()
 
     async def publish(self, topic: str, payload: bytes, retain: bool = False) -> None:
@@ -57,15 +63,25 @@ class Outgoing:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            if not await self._deliver_batch():
+            if not await self._try_to_deliver():
                 asyncio.get_running_loop().call_later(RETRY_S, self._wake.set)
             elif self.pending:
                 self._wake.set()
+
+    async def _try_to_deliver(self) -> bool:
+        try:
+            return await self._deliver_batch()
+        except StorageError as error:
+            log.error("alerts_not_delivered", waiting=self.pending, problem=str(error))
+            return False
 
     async def _deliver_batch(self) -> bool:
         """Publish the oldest messages that wait; return whether all of them arrived."""
         if self._unstored:
             await self._store_events()
+        if not self._conditions_told:
+            await self._disk.call(self._store_conditions_again)
+            self._conditions_told = True
         waiting = await self._disk.call(self._store.pending, 0, BATCH_MESSAGES)
         if waiting:
             outcomes = await asyncio.gather(*(self._send(stored) for stored in waiting))
@@ -88,11 +104,17 @@ class Outgoing:
     async def _store_events(self) -> None:
         async with self._storing:  # the pipeline, the poll and the outbox may all come here at once
             events = list(self._unstored)
+            self._unstored.clear()
             messages: list[OutgoingMessage] = [message for event in events for message in messages_of(event)]
             try:
                 await self._disk.call(self._store.commit, events, messages)
             except StorageError as error:
                 log.error("alerts_not_stored", waiting=len(events), problem=str(error))
-                return
-            for _ in events:
-                self._unstored.popleft()
+                events += self._unstored
+                self._unstored.clear()
+                self._unstored.extend(events)
+
+    def _store_conditions_again(self) -> None:
+        """On the disk's thread, so that no newer event of a condition comes between reading and storing."""
+        conditions = self._store.open_conditions()
+        self._store.commit([], [message for event in conditions for message in messages_of(event) if message.retain])

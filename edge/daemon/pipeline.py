@@ -76,7 +76,7 @@ class Pipeline:
     async def _conclude(self, stream: DeviceStream, entry: WaitingHop, score: HopScore) -> list[AlertEvent]:
         """Decide on one stream's score and publish it."""
         latency_ms = (self._clock.monotonic_s() - entry.arrived_s) * 1000
-        moment = stream.moment(score.last_index, entry.time_ns, self._clock.utc_ns(), round(latency_ms, 2))
+        moment = entry.moment(self._clock.utc_ns(), round(latency_ms, 2))
         suppressed = stream.alerts.classes.suppressed
         events, quality = stream.alerts.step(moment, entry.hop, score)
         stream.changed = True
@@ -84,15 +84,15 @@ class Pipeline:
         self._metrics.hop_latency_ms.observe(latency_ms)
         self._metrics.scores.labels(state=_state(score)).inc()
         if self.publish_scores:
-            await self._outgoing.publish(score_topic(stream.device), self._score_message(stream, entry, score, quality))
+            await self._outgoing.publish(score_topic(stream.device), self._score_message(entry, score, quality))
         return events
 
-    def _score_message(self, stream: DeviceStream, entry: WaitingHop, score: HopScore, quality: QualityReport) -> bytes:
+    def _score_message(self, entry: WaitingHop, score: HopScore, quality: QualityReport) -> bytes:
         manifest = self._runtime.bundle.manifest
         return msgspec.json.encode(
             {
                 "v": 1,
-                "s": stream.session,
+                "s": entry.layout.session,
                 "i": score.last_index,
                 "t": entry.time_ns,
                 "state": _state(score),

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from edge.daemon.device_stream import DeviceStream, WaitingHop
 from edge.errors import PayloadError
 
+TOO_MANY_STREAMS = "too-many-streams"
+
 
 class Registry:
     """Streams by device name. Iteration and batches go in the order in which hops arrived."""
@@ -45,7 +47,7 @@ class Registry:
 
     def take_batch(self, max_batch: int) -> list[tuple[DeviceStream, WaitingHop]]:
         """Take the oldest waiting hop of up to so many streams, those that have waited longest first."""
-        ready = [stream for stream in self._streams.values() if stream.waiting and not stream.in_flight]
+        ready = [stream for stream in self if stream.waiting and not stream.in_flight]
         ready.sort(key=lambda stream: stream.waiting[0].arrived_s)
         return [(stream, stream.waiting.popleft()) for stream in ready[:max_batch]]
 
@@ -53,6 +55,6 @@ class Registry:
         idle = [stream for stream in self._streams.values() if not stream.in_flight]
         oldest = min(idle, key=lambda stream: stream.last_arrival_s, default=None)
         if oldest is None or now_s - oldest.last_arrival_s < self.silent_after_s:
-            raise PayloadError("too-many-streams", f"{self.max_streams} streams are followed and none is silent")
+            raise PayloadError(TOO_MANY_STREAMS, f"{self.max_streams} streams are followed and none is silent")
         del self._streams[oldest.device]
         return oldest

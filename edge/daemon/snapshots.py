@@ -6,20 +6,25 @@ A snapshot may be lost without harm (the stream warms up again), so writes are n
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
+from edge.alerts.storefile import SIDE_FILES
 from edge.errors import StorageError
 from edge.stream.wire import Layout
 
 MODEL_PREFIX = "model."
 MAX_ARRAY_BYTES = 16 * 1024 * 1024
 Arrays = Mapping[str, NDArray[np.generic]]
+
+log = structlog.get_logger(__name__)
 
 
 class PackedArray(msgspec.Struct, frozen=True, array_like=True):
@@ -41,6 +46,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     expected: int
     time_index: int
     time_ns: int | None
+    past_sessions: list[str]
+    held: list[bytes]
+    """Chunks that waited for a missing one, as MessagePack: they were acknowledged, so nobody sends them again."""
     hops_seen: int
     alerts: dict[str, object]
     arrays: dict[str, PackedArray]
@@ -74,30 +82,41 @@ def _unpacked(name: str, packed: PackedArray) -> NDArray[np.generic]:
 
 
 class SnapshotStore:
-    """One row per device in an SQLite file. Blocking: call it from a worker thread, one call at a time."""
+    """One row per device in an SQLite file. Blocking: call it from a worker thread, one call at a time.
+
+    Raises StorageError when the disk refuses. A damaged file is begun anew.
+    """
 
     def __init__(self, path: Path) -> None:
-        try:
-            self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = NORMAL")
-            self._database.execute(
-                "CREATE TABLE IF NOT EXISTS snapshot (device TEXT PRIMARY KEY, saved_at_ns INTEGER, state BLOB) STRICT"
-            )
-        except sqlite3.Error as error:
-            raise StorageError(f"snapshots {path}: {error}; remove the file to start without them") from None
+        self.path = path
+        with self._errors_told():
+            try:
+                self._database = _open(path)
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError as error:
+                log.warning("snapshots_damaged", path=str(path), problem=str(error))
+                _remove(path)
+                self._database = _open(path)
 
     def write(self, snapshots: Iterable[Snapshot]) -> None:
         """Replace the rows of these devices, all or none."""
         rows = [(s.device, s.saved_at_ns, msgspec.msgpack.encode(s)) for s in snapshots]
-        self._database.execute("BEGIN")
-        self._database.executemany("INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?)", rows)
-        self._database.execute("COMMIT")
+        with self._errors_told():
+            self._database.execute("BEGIN")
+            try:
+                self._database.executemany("INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?)", rows)
+                self._database.execute("COMMIT")
+            except sqlite3.Error:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
 
     def read(self, newer_than_ns: int) -> list[Snapshot]:
         """Return the snapshots worth restoring; older and unreadable ones are removed."""
-        self._database.execute("DELETE FROM snapshot WHERE saved_at_ns < ?", (newer_than_ns,))
-        rows = self._database.execute("SELECT device, state FROM snapshot ORDER BY device").fetchall()
+        with self._errors_told():
+            self._database.execute("DELETE FROM snapshot WHERE saved_at_ns < ?", (newer_than_ns,))
+            rows = self._database.execute("SELECT device, state FROM snapshot ORDER BY device").fetchall()
         read = []
         for device, state in rows:
             try:
@@ -108,8 +127,41 @@ class SnapshotStore:
 
     def remove(self, device: str) -> None:
         """Forget a device."""
-        self._database.execute("DELETE FROM snapshot WHERE device = ?", (device,))
+        with self._errors_told():
+            self._database.execute("DELETE FROM snapshot WHERE device = ?", (device,))
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
+
+    @contextmanager
+    def _errors_told(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StorageError(
+                f"snapshots {self.path}: {error}; check the disk, or remove the file to start without them"
+            ) from None
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Open or create the file; raises sqlite3.DatabaseError when it is damaged."""
+    database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        faults = [row[0] for row in database.execute("PRAGMA quick_check(1)")]
+        if faults != ["ok"]:
+            raise sqlite3.DatabaseError(faults[0])
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS snapshot (device TEXT PRIMARY KEY, saved_at_ns INTEGER, state BLOB) STRICT"
+        )
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _remove(path: Path) -> None:
+    for side in ("", *SIDE_FILES):
+        path.with_name(path.name + side).unlink(missing_ok=True)

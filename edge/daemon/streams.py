@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
-from edge.alerts.events import AlertEvent, Model, Point, Reason
+from edge.alerts.events import AlertEvent, Model, Point, Reason, cleared
 from edge.alerts.policy import AlertPolicy
 from edge.alerts.technical import TechnicalCode
 from edge.clock import Clock
@@ -20,7 +20,7 @@ from edge.daemon.registry import Registry
 from edge.daemon.snapshots import Snapshot
 from edge.daemon.stream_alerts import StreamAlerts
 from edge.daemon.workers import Worker
-from edge.errors import StorageError
+from edge.errors import PayloadError, StorageError
 from edge.runtime.base import Runtime
 from edge.runtime.manifest import Manifest
 from edge.stream.assembler import AssemblerCounters, AssemblerLimits, Reset
@@ -57,9 +57,20 @@ class StreamFactory:
         """Return a new stream."""
         alerts = StreamAlerts(device, self._node, self._model, self.policy, self._manifest)
         self.cleared += alerts.restore(self._conditions.pop(device, []))
+        return DeviceStream(device, self._manifest, *self._limits(), alerts, last_arrival_s=now_s)
+
+    def give_up_remembered(self, device: str) -> None:
+        """End the conditions of a device that gets no stream."""
+        self.cleared += [cleared(last, last.at, Reason.EVICTED) for last in self._conditions.pop(device, [])]
+
+    def adjust(self, stream: DeviceStream) -> None:
+        """Let a stream follow the configuration and the policy in force."""
+        stream.adopt(*self._limits())
+        stream.alerts.adopt(self.policy)
+
+    def _limits(self) -> tuple[AssemblerLimits, int]:
         limits = AssemblerLimits(self.config.gap_bridge_s, self.config.reorder_wait_s)
-        backlog_hops = max(1, round(self.config.backlog_s / self._manifest.hop_s))
-        return DeviceStream(device, self._manifest, limits, backlog_hops, alerts, last_arrival_s=now_s)
+        return limits, max(1, round(self.config.backlog_s / self._manifest.hop_s))
 
 
 class StreamKeeper:
@@ -97,8 +108,7 @@ class StreamKeeper:
             stream.poll(now_s)
             events += self._judge(stream, now_s, elapsed_s)
             self._count(stream)
-            if stream.waiting:
-                oldest_s = min(oldest_s, stream.waiting[0].arrived_s)
+            oldest_s = min(oldest_s, stream.waiting_since_s or now_s)
             if now_s - stream.last_arrival_s > self._factory.config.evict_after_s and not stream.in_flight:
                 self._registry.remove(stream.device)
                 events += self.give_up(stream)
@@ -114,27 +124,29 @@ class StreamKeeper:
         """End a stream's conditions and mark its place in the runtime for release."""
         log.info("stream_given_up", device=stream.device)
         self._given_up.append(stream)
-        position = stream.assembler.position
-        index = 0 if position is None else max(0, position.expected - 1)
-        return stream.alerts.close_all(Point(index, stream.assembler.time_ns_of(index)), Reason.EVICTED)
+        moment = stream.moment(self._clock.utc_ns())
+        return stream.alerts.close_all(Point(0) if moment is None else moment.point, Reason.EVICTED)
 
     async def restore(self, snapshots: list[Snapshot]) -> int:
         """Make the streams that were followed before; return how many go on where they stood."""
         now_s, restored = self._clock.monotonic_s(), 0
         for snapshot in snapshots:
-            stream, _ = self._registry.find_or_add(snapshot.device, now_s)
             try:
-                stream.restore(snapshot)
+                stream, _ = self._registry.find_or_add(snapshot.device, now_s)
+                stream.restore(snapshot, now_s)
                 restored += 1
-            except StorageError as error:
+            except (PayloadError, StorageError) as error:  # no room since max_streams was lowered, or no fit
                 log.warning("snapshot_not_used", device=snapshot.device, problem=str(error))
         for device in self._factory.remembered_devices:
-            self._registry.find_or_add(device, now_s)
+            try:
+                self._registry.find_or_add(device, now_s)
+            except PayloadError:
+                self._factory.give_up_remembered(device)
         return restored
 
     def _judge(self, stream: DeviceStream, now_s: float, elapsed_s: float) -> list[AlertEvent]:
-        position = stream.assembler.position
-        if position is None:
+        moment = stream.moment(self._clock.utc_ns())
+        if moment is None:
             return []
         present = set()
         if now_s - stream.last_arrival_s > self._factory.config.silent_after_s:
@@ -143,8 +155,6 @@ class StreamKeeper:
             present.add(TechnicalCode.UNFIT_LEADS)
         if Reset.OVERLOAD in stream.resets:
             present.add(TechnicalCode.OVERLOAD)
-        index = max(0, position.expected - 1)
-        moment = stream.moment(index, stream.assembler.time_ns_of(index), self._clock.utc_ns())
         return stream.alerts.poll(moment, present, elapsed_s)
 
     def _count(self, stream: DeviceStream) -> None:

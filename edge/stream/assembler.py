@@ -98,9 +98,14 @@ class Assembler:
     limits: AssemblerLimits = field(default_factory=AssemblerLimits)
     counters: AssemblerCounters = field(default_factory=AssemblerCounters)
     position: Position | None = None
+    past_sessions: deque[str] = field(default_factory=lambda: deque(maxlen=REMEMBERED_SESSIONS))
     _pending: dict[int, Chunk] = field(default_factory=dict)
     _hole_since_s: float | None = None
-    _past_sessions: deque[str] = field(default_factory=lambda: deque(maxlen=REMEMBERED_SESSIONS))
+
+    @property
+    def held(self) -> list[Chunk]:
+        """Chunks that wait for a missing one before them, in order."""
+        return [self._pending[index] for index in sorted(self._pending)]
 
     @property
     def deadline_s(self) -> float | None:
@@ -110,7 +115,7 @@ class Assembler:
     def push(self, chunk: Chunk, now_s: float) -> list[Run]:
         """Take a chunk as it arrives."""
         self.counters.chunks += 1
-        if chunk.session in self._past_sessions:
+        if chunk.session in self.past_sessions:
             self.counters.stale += 1
             return []
         reset = self._needs_new_position(chunk)
@@ -155,7 +160,7 @@ class Assembler:
 
     def _begin(self, chunk: Chunk, reset: Reset) -> list[Run]:
         if self.position is not None and reset is Reset.SESSION:
-            self._past_sessions.append(self.position.layout.session)
+            self.past_sessions.append(self.position.layout.session)
         self._pending.clear()
         self._hole_since_s = None
         leads = len(chunk.leads)

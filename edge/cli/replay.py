@@ -1,0 +1,173 @@
+"""`ecg-edge replay`: recordings as live devices."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
+
+from edge.cli.output import EXIT_OK, emit_json, say
+from edge.cli.parsing import add_command
+from edge.errors import LeadsError
+from edge.replay.device import ENCODERS
+from edge.replay.patient import simulate
+from edge.replay.perturb import Network, resampled, with_noise
+from edge.replay.records import Recording, read_recording
+from edge.replay.session import Plan, play_devices
+from edge.signal.leads import LeadMap
+from edge.stream.topics import check_identifier
+
+if TYPE_CHECKING:
+    from edge.cli.parsing import Subparsers
+
+SIMULATED_RATE_HZ = 500
+DEFAULT_PORT = 1883
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add `replay`."""
+    parser = add_command(
+        subparsers,
+        "replay",
+        run,
+        "play WFDB records as live devices over MQTT",
+        "Records are played one after another; Ctrl-C ends it. Records with fewer than twelve leads are sent as they are "
+        "and declared unfit by the monitor.",
+        [
+            "ecg-edge replay ptb-xl/records100/00000/00001_lr --device bed-1",
+            "ecg-edge replay mitdb/100 --speed 10 --json",
+            "ecg-edge replay RECORD RECORD --between session --loss 0.01 --reorder 0.05 --jitter-ms 300",
+            "ecg-edge replay RECORD --noise nstdb/em --snr-db 6",
+            "ecg-edge replay --simulate 60 --devices 4 --loop",
+        ],
+    )
+    parser.add_argument("records", nargs="*", type=Path, metavar="RECORD", help="WFDB records, without ending")
+    parser.add_argument("--simulate", type=_positive, metavar="SECONDS", help="play a simulated patient (not real ECG)")
+    where = parser.add_argument_group("where to")
+    where.add_argument("--broker", type=_address, default=("127.0.0.1", DEFAULT_PORT), metavar="HOST[:PORT]",
+                       help="the MQTT broker (default: 127.0.0.1:1883)")  # fmt: skip
+    where.add_argument("--device", default="replay", metavar="NAME", help="name of the device (default: replay)")
+    where.add_argument("--devices", type=_count, default=1, metavar="N", help="play on N devices, NAME-1 to NAME-N")
+    pace = parser.add_argument_group("how")
+    pace.add_argument(
+        "--speed", type=_positive, default=1.0, metavar="X", help="seconds of ECG per second (default: 1)"
+    )
+    pace.add_argument(
+        "--chunk-ms", type=_positive, default=200.0, metavar="MS", help="length of a chunk (default: 200)"
+    )
+    pace.add_argument(
+        "--encoding", choices=tuple(ENCODERS), default="msgpack", help="of the payload (default: msgpack)"
+    )
+    pace.add_argument("--between", choices=("crossfade", "session"), default="crossfade",
+                      help="one record fades into the next, or begins a session (default: crossfade)")  # fmt: skip
+    pace.add_argument("--loop", action="store_true", help="begin again at the end, until Ctrl-C")
+    trouble = parser.add_argument_group("trouble on request")
+    trouble.add_argument(
+        "--jitter-ms", type=_not_negative, default=0.0, metavar="MS", help="chunks are up to this late"
+    )
+    trouble.add_argument("--loss", type=_share, default=0.0, metavar="P", help="chance of a chunk to be lost")
+    trouble.add_argument("--duplicate", type=_share, default=0.0, metavar="P", help="chance to come twice")
+    trouble.add_argument("--reorder", type=_share, default=0.0, metavar="P", help="chance to come after the next one")
+    trouble.add_argument(
+        "--noise", type=Path, metavar="RECORD", help="WFDB record to add as noise (nstdb's bw, em, ma)"
+    )
+    trouble.add_argument("--snr-db", type=float, default=12.0, metavar="DB", help="signal over noise (default: 12)")
+    trouble.add_argument("--seed", type=int, default=0, help="of all that is random (default: 0)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Play until the records end or somebody interrupts."""
+    plan = Plan(
+        *args.broker,
+        speed=args.speed,
+        chunk_s=args.chunk_ms / 1000,
+        encode=ENCODERS[args.encoding],
+        new_sessions=args.between == "session",
+        loop=args.loop,
+        network=Network(args.loss, args.duplicate, args.reorder, args.jitter_ms / 1000, args.seed),
+    )
+    playlists = {
+        name: recordings_of(args, number) for number, name in enumerate(device_names(args.device, args.devices))
+    }
+    unfit = report(next(iter(playlists.values())))
+    stop = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    sent = play_devices(plan, playlists, stop)
+    if args.json:
+        emit_json({"devices": {name: asdict(done) for name, done in sent.items()}, "unfit": unfit})
+    else:
+        total = sum(done.chunks for done in sent.values())
+        say(f"{len(sent)} devices sent {total} chunks, {sum(done.bytes for done in sent.values()):,} bytes")
+    return EXIT_OK
+
+
+def recordings_of(args: argparse.Namespace, number: int) -> list[Recording]:
+    """Return what one device plays, noise included; each simulated device is a patient of its own."""
+    recordings = [read_recording(path) for path in args.records]
+    if args.simulate is not None:
+        recordings.append(simulate(args.simulate, SIMULATED_RATE_HZ, args.seed + number))
+    if not recordings:
+        raise SystemExit("ecg-edge replay: error: name a RECORD, or say --simulate SECONDS")
+    if args.noise is None:
+        return recordings
+    noise = read_recording(args.noise)
+    return [with_noise(r, resampled(noise, r.rate_hz), args.snr_db, args.seed) for r in recordings]
+
+
+def report(recordings: Sequence[Recording]) -> dict[str, list[str]]:
+    """Say what is played, and return record → missing leads for those the twelve-lead model cannot take."""
+    unfit = {}
+    for recording in recordings:
+        say(f"{recording.source}: {recording.seconds:.0f} s, {len(recording.leads)} leads at {recording.rate_hz} Hz")
+        try:
+            LeadMap.between(recording.leads)
+        except LeadsError as error:
+            unfit[recording.name] = list(error.missing)
+            say(f"  {error}")
+    return unfit
+
+
+def device_names(name: str, count: int) -> list[str]:
+    """Return the names of the devices."""
+    names = [name] if count == 1 else [f"{name}-{number + 1}" for number in range(count)]
+    return [check_identifier(each, "device") for each in names]
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":") if text.count(":") == 1 else (text, "", "")
+    if not host or (port and not port.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST or HOST:PORT")
+    return host, int(port or DEFAULT_PORT)
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("must be above 0")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError("must not be negative")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("must lie between 0 and 1")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 1000:
+        raise argparse.ArgumentTypeError("must lie between 1 and 1000")
+    return value

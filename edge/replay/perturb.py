@@ -1,0 +1,82 @@
+"""What a poor network and a restless patient do to a stream, on request: seeded, so that a run can be repeated."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.replay.device import Departure
+from edge.replay.records import Recording
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Network:
+    """How a network treats chunks; shares are chances per chunk."""
+
+    loss: float = 0.0
+    duplicate: float = 0.0
+    reorder: float = 0.0
+    """A chunk so chosen arrives after the next one."""
+    jitter_s: float = 0.0
+    """Each chunk is up to this much late."""
+    seed: int = 0
+
+    def apply(self, departures: Iterable[Departure]) -> Iterator[Departure]:
+        """Return the departures as they would arrive, in order of arrival; lazily, for endless streams."""
+        rng = np.random.default_rng(self.seed)
+        waiting: list[tuple[float, int, Departure]] = []
+        for number, departure in enumerate(departures):
+            yield from _due(waiting, departure.due_s)
+            for late_s in self._delays(departure, rng):
+                arrival = replace(departure, due_s=departure.due_s + late_s)
+                heapq.heappush(waiting, (arrival.due_s, 2 * number + (late_s > 0), arrival))
+        yield from _due(waiting, float("inf"))
+
+    def _delays(self, departure: Departure, rng: np.random.Generator) -> list[float]:
+        """Return how late each copy of a chunk comes: none if it is lost, two if it is duplicated."""
+        lost, doubled, swapped, late = rng.random(4)
+        if lost < self.loss:
+            return []
+        length_s = len(departure.chunk.samples) / departure.chunk.rate_hz
+        late_s = late * self.jitter_s + (1.5 * length_s if swapped < self.reorder else 0.0)
+        return [late_s, late_s + length_s] if doubled < self.duplicate else [late_s]
+
+
+def _due(waiting: list[tuple[float, int, Departure]], until_s: float) -> Iterator[Departure]:
+    while waiting and waiting[0][0] <= until_s:
+        yield heapq.heappop(waiting)[2]
+
+
+def with_noise(recording: Recording, noise: Recording, snr_db: float, seed: int = 0) -> Recording:
+    """Return a recording with another's signal added as noise, at a ratio of powers in decibels.
+
+    Power is the variance over the whole recording, taken lead by lead; the noise's leads are used in turn, from a random
+    place on, repeated as needed. It must have the same rate.
+    """
+    rng = np.random.default_rng(seed)
+    noisy = recording.samples_mv.copy()
+    for lead in range(noisy.shape[1]):
+        source = noise.samples_mv[:, lead % noise.samples_mv.shape[1]]
+        added = np.resize(np.roll(source, -int(rng.integers(len(source)))), len(noisy))
+        added = added - added.mean()
+        power, noise_power = np.nanvar(noisy[:, lead]), added.var()
+        if noise_power > 0:
+            noisy[:, lead] += added * np.sqrt(power / noise_power / 10 ** (snr_db / 10))
+    return replace(recording, samples_mv=noisy, source=f"{recording.source} + {noise.name} at {snr_db:g} dB")
+
+
+def resampled(recording: Recording, rate_hz: int) -> Recording:
+    """Return a recording at another rate (polyphase, zero phase: for noise to be added, not for the signal path)."""
+    if recording.rate_hz == rate_hz:
+        return recording
+    from scipy.signal import resample_poly
+
+    divisor = int(np.gcd(rate_hz, recording.rate_hz))
+    samples = resample_poly(recording.samples_mv, rate_hz // divisor, recording.rate_hz // divisor, axis=0)
+    return replace(recording, rate_hz=rate_hz, samples_mv=np.asarray(samples))

@@ -1,0 +1,100 @@
+"""ECG recordings from WFDB files, and choosing some of PTB-XL by what they show."""
+
+from __future__ import annotations
+
+import ast
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import RecordError
+from edge.signal.leads import canonical_lead
+
+FloatArray = NDArray[np.float64]
+
+TABLE_NAME = "ptbxl_database.csv"
+STATEMENTS_NAME = "scp_statements.csv"
+VOLT_UNITS = {"v": 1e3, "mv": 1.0, "uv": 1e-3}
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Some ECG: samples_mv is (samples, leads), NaN where a sample is invalid."""
+
+    name: str
+    rate_hz: int
+    leads: tuple[str, ...]
+    samples_mv: FloatArray
+    source: str
+    """Where it comes from, in words for people."""
+    simulated: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return len(self.samples_mv) / self.rate_hz
+
+
+def read_recording(path: Path) -> Recording:
+    """Read a WFDB record, named without its ending or by its header file; raises RecordError."""
+    try:
+        import wfdb
+    except ImportError as error:
+        raise RecordError(f"reading WFDB records needs wfdb ({error}): pip install 'ecg-edge[wfdb]'") from None
+    stem = path.with_suffix("") if path.suffix in (".hea", ".dat") else path
+    if not stem.with_name(f"{stem.name}.hea").is_file():
+        raise RecordError(f"record {stem}: there is no header {stem.name}.hea; name a WFDB record without its ending")
+    try:
+        record = wfdb.rdrecord(str(stem))
+        samples = np.asarray(record.p_signal, dtype=np.float64)
+        scale = [VOLT_UNITS[unit.lower()] for unit in record.units]
+    except KeyError as error:
+        raise RecordError(f"record {stem}: unit {error} is not a voltage") from None
+    except (OSError, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise RecordError(f"record {stem} cannot be read: {error}") from None
+    leads = tuple(canonical_lead(name) for name in record.sig_name)
+    if float(record.fs) != round(record.fs):
+        raise RecordError(f"record {stem}: {record.fs} samples per second is not a whole number")
+    return Recording(stem.name, round(record.fs), leads, samples * scale, f"WFDB record {stem.name}")
+
+
+def choose_from_ptbxl(root: Path, superclasses: Sequence[str], per_class: int) -> list[Path]:
+    """Return records of a PTB-XL root that have exactly one superclass, the first few of each that are stored.
+
+    Raises RecordError when the root is not one or holds none.
+    """
+    superclass_of = {
+        row[""]: row["diagnostic_class"] for row in _rows(root / STATEMENTS_NAME) if row["diagnostic"] in ("1", "1.0")
+    }
+    chosen: dict[str, list[Path]] = {name: [] for name in superclasses}
+    for row in _rows(root / TABLE_NAME):
+        found = {superclass_of[code] for code in _codes(row["scp_codes"]) if code in superclass_of}
+        wanted = chosen.get(next(iter(found))) if len(found) == 1 else None
+        path = root / row["filename_lr"]
+        if wanted is not None and len(wanted) < per_class and path.with_name(f"{path.name}.hea").is_file():
+            wanted.append(path)
+        if all(len(paths) == per_class for paths in chosen.values()):
+            break
+    if not any(chosen.values()):
+        raise RecordError(f"{root} holds no labelled 100 Hz records")
+    return [path for paths in zip(*chosen.values(), strict=False) for path in paths]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RecordError(f"{path} cannot be read ({error}); a PTB-XL root has it") from None
+
+
+def _codes(text: str) -> list[str]:
+    try:
+        codes = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return []
+    return list(codes) if isinstance(codes, dict) else []

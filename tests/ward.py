@@ -27,6 +27,8 @@ class Devices:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._sent = self._confirmed = 0
+        client.on_publish = self._note_confirmation
 
     def send(
         self, device: str, chunks: Iterable[Chunk], encode: Callable[[Chunk], bytes] = encode_msgpack, wait: bool = True
@@ -36,9 +38,14 @@ class Devices:
 
     def send_raw(self, topic: str, payloads: Iterable[bytes], wait: bool = True, retain: bool = False) -> None:
         """Publish any bytes anywhere."""
-        sent = [self._client.publish(topic, payload, qos=1, retain=retain) for payload in payloads]
+        for payload in payloads:
+            self._client.publish(topic, payload, qos=1, retain=retain)
+            self._sent += 1
         if wait:
-            until(lambda: all(info.is_published() for info in sent), "the broker's confirmation")
+            until(lambda: self._confirmed == self._sent, "the broker's confirmation")
+
+    def _note_confirmation(self, *_: object) -> None:
+        self._confirmed += 1
 
 
 class Ward:

@@ -35,8 +35,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "replay",
         run,
         "play WFDB records as live devices over MQTT",
-        "Records are played one after another; Ctrl-C ends it. Records with fewer than twelve leads are sent as they are "
-        "and declared unfit by the monitor.",
+        "Records are played one after another; Ctrl-C ends it. Records with fewer than twelve leads are sent as they "
+        "are and declared unfit by the monitor.",
         [
             "ecg-edge replay ptb-xl/records100/00000/00001_lr --device bed-1",
             "ecg-edge replay mitdb/100 --speed 10 --json",
@@ -53,36 +53,30 @@ def add_parser(subparsers: Subparsers) -> None:
     where.add_argument("--device", default="replay", metavar="NAME", help="name of the device (default: replay)")
     where.add_argument("--devices", type=_count, default=1, metavar="N", help="play on N devices, NAME-1 to NAME-N")
     pace = parser.add_argument_group("how")
+    pace.add_argument("--speed", type=_positive, default=1.0, metavar="X", help="ECG seconds per second (default: 1)")
     pace.add_argument(
-        "--speed", type=_positive, default=1.0, metavar="X", help="seconds of ECG per second (default: 1)"
+        "--chunk-ms", type=_positive, default=200.0, metavar="MS", help="of ECG in a chunk (default: 200)"
     )
-    pace.add_argument(
-        "--chunk-ms", type=_positive, default=200.0, metavar="MS", help="length of a chunk (default: 200)"
-    )
-    pace.add_argument(
-        "--encoding", choices=tuple(ENCODERS), default="msgpack", help="of the payload (default: msgpack)"
-    )
+    pace.add_argument("--encoding", choices=tuple(ENCODERS), default="msgpack", help="of payloads (default: msgpack)")
     pace.add_argument("--between", choices=("crossfade", "session"), default="crossfade",
                       help="one record fades into the next, or begins a session (default: crossfade)")  # fmt: skip
     pace.add_argument("--loop", action="store_true", help="begin again at the end, until Ctrl-C")
     trouble = parser.add_argument_group("trouble on request")
-    trouble.add_argument(
-        "--jitter-ms", type=_not_negative, default=0.0, metavar="MS", help="chunks are up to this late"
-    )
+    trouble.add_argument("--jitter-ms", type=_not_negative, default=0.0, metavar="MS", help="come up to this late")
     trouble.add_argument("--loss", type=_share, default=0.0, metavar="P", help="chance of a chunk to be lost")
     trouble.add_argument("--duplicate", type=_share, default=0.0, metavar="P", help="chance to come twice")
     trouble.add_argument("--reorder", type=_share, default=0.0, metavar="P", help="chance to come after the next one")
-    trouble.add_argument(
-        "--noise", type=Path, metavar="RECORD", help="WFDB record to add as noise (nstdb's bw, em, ma)"
-    )
+    trouble.add_argument("--noise", type=Path, metavar="RECORD", help="WFDB record to add (nstdb's bw, em, ma)")
     trouble.add_argument("--snr-db", type=float, default=12.0, metavar="DB", help="signal over noise (default: 12)")
     trouble.add_argument("--seed", type=int, default=0, help="of all that is random (default: 0)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Play until the records end or somebody interrupts."""
+    host, port = args.broker
     plan = Plan(
-        *args.broker,
+        host,
+        port,
         speed=args.speed,
         chunk_s=args.chunk_ms / 1000,
         encode=ENCODERS[args.encoding],
@@ -90,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         loop=args.loop,
         network=Network(args.loss, args.duplicate, args.reorder, args.jitter_ms / 1000, args.seed),
     )
-    playlists = {
+    playlists: dict[str, Sequence[Recording]] = {
         name: recordings_of(args, number) for number, name in enumerate(device_names(args.device, args.devices))
     }
     unfit = report(next(iter(playlists.values())))

@@ -26,6 +26,8 @@ from edge.runtime.manifest import Manifest
 from edge.stream.assembler import AssemblerCounters, AssemblerLimits, Reset
 
 POLL_S = 0.25
+STALL_S = 2 * POLL_S
+"""A poll that comes so late says that the process stood still: what a stream waits for may be in the socket, unread."""
 
 log = structlog.get_logger(__name__)
 
@@ -104,8 +106,10 @@ class StreamKeeper:
         """Look at every stream once; return what changes."""
         events, self._factory.cleared = self._factory.cleared, []
         oldest_s = now_s
+        stalled = elapsed_s > STALL_S
         for stream in self._registry:
-            stream.poll(now_s)
+            if not stalled:
+                stream.poll(now_s)
             events += self._judge(stream, now_s, elapsed_s)
             self._count(stream)
             oldest_s = min(oldest_s, stream.waiting_since_s or now_s)

@@ -56,8 +56,8 @@ def _due(waiting: list[tuple[float, int, Departure]], until_s: float) -> Iterato
 def with_noise(recording: Recording, noise: Recording, snr_db: float, seed: int = 0) -> Recording:
     """Return a recording with another's signal added as noise, at a ratio of powers in decibels.
 
-    Power is the variance over the whole recording, taken lead by lead; the noise's leads are used in turn, from a random
-    place on, repeated as needed. It must have the same rate.
+    Power is the variance over the whole recording, taken lead by lead; the noise's leads are used in turn, from a
+    random place on, repeated as needed. It must have the same rate.
     """
     rng = np.random.default_rng(seed)
     noisy = recording.samples_mv.copy()

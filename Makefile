@@ -42,7 +42,7 @@ bench: setup ## measure the runtimes side by side
 train: setup ## rebuild the shipped bundle: make train DATA=path/to/ptb-xl (resumes when interrupted)
 	@test -n "$(DATA)" || { echo "say where PTB-XL is: make train DATA=path/to/ptb-xl"; exit 2; }
 	$(BIN)/ecg-trainer train --data "$(DATA)" --preset streaming --out "$(RUN)"
-	$(BIN)/ecg-export bundle "$(RUN)" --out "$(BUNDLE)"
+	$(BIN)/ecg-export bundle "$(RUN)/best" --out "$(BUNDLE)"
 	$(BIN)/ecg-trainer tune --data "$(DATA)" --bundle "$(BUNDLE)"
 	$(BIN)/ecg-export verify "$(BUNDLE)"
 

@@ -6,6 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# One thread: the tests' arrays are small, and threads that wait for one another on a busy machine take minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# No deadline: how long an example takes says more about the machine than about the code.
+settings.register_profile("ecg-edge", deadline=None)
+settings.load_profile("ecg-edge")
 
 PTBXL_VARIABLE = "PTBXL_ROOT"
 

@@ -117,10 +117,10 @@ def devices_on(broker: Mosquitto) -> Iterator[Devices]:
 
 
 @contextmanager
-def ward_on(broker: Mosquitto) -> Iterator[Ward]:
+def ward_on(broker: Mosquitto, name: str = "ward") -> Iterator[Ward]:
     """Connect one who watches all topics but the waves."""
     ward = Ward()
-    with _client(broker, "ward", ward) as client:
+    with _client(broker, name, ward) as client:
         until(client.is_connected, "the ward's connection")
         until(ward.subscribed.is_set, "the ward's subscription")
         yield ward

@@ -32,9 +32,7 @@ class WaitingHop:
 
     def moment(self, now_ns: int, latency_ms: float) -> Moment:
         """Return where the stream stood at the end of this hop, for the alerts."""
-        return Moment(
-            self.layout.session, self.hop.last_index, self.layout.rate_hz, self.time_ns, now_ns, latency_ms
-        )
+        return Moment(self.layout.session, self.hop.last_index, self.layout.rate_hz, self.time_ns, now_ns, latency_ms)
 
 
 @dataclass(frozen=True)
@@ -154,14 +152,17 @@ class DeviceStream:
             self.waiting[0] = replace(oldest, hop=replace(oldest.hop, reset=Reset.OVERLOAD))
 
     def snapshot(self, model_hash: str, now_ns: int) -> Snapshot | None:
-        """Return what is needed to go on later, but for the model's own state (see `Snapshot.with_model`).
+        """Return what is needed to go on later, but for the state in the runtime (see `Snapshot.with_model`).
 
         None while hops wait or are with the runtime: the model's state would then stand elsewhere than the rest.
         """
         position = self.assembler.position
-        if position is None or self._path is None or self.model is None or self.waiting or self.in_flight:
+        if position is None or self._path is None or self.waiting or self.in_flight:
             return None
         arrays = {f"path.{name}": array for name, array in self._path.save().items()}
+        if self._restored is not None:  # not scored since it was restored, so its state is not in the runtime yet
+            arrays |= {f"{MODEL_PREFIX}{name}": array for name, array in self._restored.state.items()}
+        counted = self.model or self._restored
         return Snapshot(
             device=self.device,
             model_hash=model_hash,
@@ -172,7 +173,7 @@ class DeviceStream:
             time_ns=position.time_ns,
             past_sessions=list(self.assembler.past_sessions),
             held=[encode_msgpack(chunk) for chunk in self.assembler.held],
-            hops_seen=self.model.hops_seen,
+            hops_seen=0 if counted is None else counted.hops_seen,
             alerts=self.alerts.to_state(),
             arrays=pack(arrays | {"last_mv": position.last_mv, "invalid_run": position.invalid_run}),
         )
@@ -197,13 +198,15 @@ class DeviceStream:
             raise StorageError(f"the snapshot of {self.device} cannot be used: {error}") from None
         self.alerts.from_state(snapshot.alerts)
         self._path, self.assembler.position = path, position
-        self._restored = RestoredModel(model_state, snapshot.hops_seen)
+        self._restored = RestoredModel(model_state, snapshot.hops_seen) if model_state else None
         self.assembler.past_sessions.extend(snapshot.past_sessions)
         for chunk in held:
             self._take(self.assembler.push(chunk, now_s), now_s)
 
     def _model_state(self, arrays: Arrays) -> State:
-        """Return a saved model state; raises ValueError when it is not one of this model."""
+        """Return a saved model state, empty before the first hop; raises ValueError when it is not of this model."""
+        if not arrays:
+            return {}
         shapes = {tensor.name: tuple(tensor.shape) for tensor in self.manifest.state}
         if {name: array.shape for name, array in arrays.items()} != shapes:
             raise ValueError("the model's state has other tensors")

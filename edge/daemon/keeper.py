@@ -14,6 +14,7 @@ from edge.daemon.registry import Registry
 from edge.daemon.snapshots import Snapshot, SnapshotStore
 from edge.daemon.workers import Worker
 from edge.errors import StorageError
+from edge.monitor.engine import ModelStream
 from edge.runtime.base import Runtime, State
 
 GROUP_STREAMS = 32
@@ -80,8 +81,8 @@ class Keeper:
         for stream, _ in taken:
             stream.in_flight, stream.changed = True, False
         try:
-            slots = [stream.model.slot for stream, _ in taken if stream.model is not None]
-            states = await self._model_thread.call(_states, self._runtime, slots)
+            models = [stream.model for stream, _ in taken]
+            states = await self._model_thread.call(_states, self._runtime, models)
         finally:
             for stream, _ in taken:
                 stream.in_flight = False
@@ -96,5 +97,5 @@ class Keeper:
         self._metrics.snapshots.inc(len(complete))
 
 
-def _states(runtime: Runtime, slots: Sequence[int]) -> list[State]:
-    return [runtime.save_slot(slot) for slot in slots]
+def _states(runtime: Runtime, models: Sequence[ModelStream | None]) -> list[State]:
+    return [{} if model is None else runtime.save_slot(model.slot) for model in models]

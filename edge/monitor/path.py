@@ -14,6 +14,9 @@ from edge.stream.assembler import Reset, Run
 
 BoolArray = NDArray[np.bool_]
 
+RESETS = tuple(Reset)
+"""Saved by their place in this order, which so must not change but at its end."""
+
 
 @dataclass(frozen=True)
 class Hop:
@@ -83,6 +86,7 @@ class StreamPath:
             **{f"frontend.{name}": array for name, array in self._frontend.save().items()},
             "frames": self._partial.frames, "raw_mv": self._partial.raw_mv, "invalid": self._partial.invalid,
             "counters": np.array([self._start, self._invalid_from, self._hops]),
+            "reset": np.array([] if self._reset is None else [RESETS.index(self._reset)], dtype=np.int64),
         }  # fmt: skip
 
     def load(self, state: dict[str, NDArray[np.generic]]) -> None:
@@ -95,7 +99,7 @@ class StreamPath:
             np.array(state["invalid"], dtype=bool),
         )
         self._start, self._invalid_from, self._hops = (int(n) for n in state["counters"])
-        self._reset = None
+        self._reset = next((RESETS[int(n)] for n in state["reset"]), None)
 
     def _begin(self, index: int, reset: Reset) -> None:
         self._partial = self._nothing()

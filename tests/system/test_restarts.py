@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,19 @@ def test_a_daemon_stopped_again_and_again_scores_as_if_it_never_was(open_site: O
     assert_same_scores(site.ward.await_scores("bed", 30), samples)
 
 
+def test_a_stream_younger_than_a_hop_is_remembered_too(open_site: OpenSite) -> None:
+    site = open_site()
+    samples = patient(12, seed=9)
+    chunks = chunks_of(samples, sizes=35)
+    for number in range(3):
+        site.devices.send("bed", [chunks[number]])
+        _await_snapshot(site.daemon, "bed", 35 * (number + 1))
+        assert site.daemon.stop() == 0
+        site.daemon.start()
+    site.devices.send("bed", chunks[3:])
+    assert_same_scores(site.ward.await_scores("bed", 12), samples)
+
+
 def test_alerts_decided_without_a_broker_survive_the_daemon_too(open_site: OpenSite, alarms: dict[str, Any]) -> None:
     site = open_site(model=alarms, streams={"silent_after_s": 1.0})
     site.devices.send("bed", chunks_of(patient(READY_S)))
@@ -179,7 +193,7 @@ def test_a_lower_limit_of_streams_does_not_keep_a_daemon_from_starting(
         assert site.ward.await_alert(device, "mi", "cleared").reason == "evicted"
 
 
-def _assert_each_condition_has_one_life(ward: Ward, device: str, ended: frozenset[str] | set[str] = frozenset()) -> None:
+def _assert_each_condition_has_one_life(ward: Ward, device: str, ended: Collection[str] = ()) -> None:
     """Every condition was raised once, under one id, and its events, repeats apart, are without a hole."""
     lives: dict[str, list[AlertEvent]] = {}
     for event in ward.alerts(device):

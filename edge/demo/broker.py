@@ -1,0 +1,94 @@
+"""A broker for the demo alone, on a free loopback port: mosquitto if it is installed, else amqtt from PyPI.
+
+amqtt hands retained messages to clients that did not ask for them, so it is good enough for a demo and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from types import TracebackType
+
+from edge.errors import TransportError
+
+HOST = "127.0.0.1"
+START_TIMEOUT_S = 15.0
+STOP_TIMEOUT_S = 5.0
+POLL_S = 0.02
+SYSTEM_PATH = "/usr/sbin:/usr/local/sbin"  # where Debian keeps it, outside a user's own path
+
+
+class DemoBroker:
+    """A broker as a child process; a context manager, and nothing is left behind."""
+
+    def __init__(self) -> None:
+        self.host, self.port = HOST, _free_port()
+        self.name, self._command = _command(self.port)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> DemoBroker:
+        self._process = subprocess.Popen(  # noqa: S603 - a program found on this machine, a port
+            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while not _answers(self.host, self.port):
+            if self._process.poll() is not None or time.monotonic() > deadline_s:
+                self.__exit__(None, None, None)
+                raise TransportError(f"the demo's broker ({self.name}) did not start; try `apt install mosquitto`")
+            time.sleep(POLL_S)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+
+def _command(port: int) -> tuple[str, list[str]]:
+    mosquitto = shutil.which("mosquitto") or shutil.which("mosquitto", path=SYSTEM_PATH)
+    if mosquitto is not None:
+        return "mosquitto", [mosquitto, "-p", str(port)]  # without a configuration it listens on loopback only
+    if importlib.util.find_spec("amqtt") is not None:
+        return "amqtt", [sys.executable, "-m", "edge.demo.broker", str(port)]
+    raise TransportError("the demo needs a broker: `apt install mosquitto`, or pip install 'ecg-edge[demo]'")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+async def _serve_embedded(port: int) -> None:
+    """Run amqtt until this process is told to end."""
+    from amqtt.broker import Broker
+
+    listener = {"type": "tcp", "bind": f"{HOST}:{port}"}
+    plugins = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
+    broker = Broker({"listeners": {"default": listener}, "plugins": plugins})
+    await broker.start()
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve_embedded(int(sys.argv[1])))

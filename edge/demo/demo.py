@@ -1,0 +1,194 @@
+"""The demo's run: broker, daemon and devices up, a live view, everything put away, a summary."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+
+from edge.demo.broker import DemoBroker
+from edge.demo.sources import Source
+from edge.demo.view import render
+from edge.demo.watcher import Picture, Watcher
+from edge.errors import EcgEdgeError
+from edge.replay.session import Plan, play_devices
+
+REFRESH_S = 0.25
+PLAIN_PERIOD_S = 5.0
+DAEMON_STOP_TIMEOUT_S = 15.0
+SETTLE_S = 1.5
+"""After the last chunk: its score may still be on its way."""
+PICTURE_WIDTH, PICTURE_HEIGHT = 150, 26
+
+CONFIGURATION = """
+[node]
+name = "demo"
+state_dir = "{state}"
+log_level = "warning"
+[broker]
+host = "{host}"
+port = {port}
+[http]
+enabled = false
+[streams]
+silent_after_s = 3600.0
+evict_after_s = 7200.0
+"""
+
+
+class DemoError(EcgEdgeError):
+    """A part of the demo died."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo shows and for how long."""
+
+    source: Source
+    seconds: float
+    speed: float
+    bundle: Path | None = None
+
+    def run(self, console: Console) -> Picture:
+        """Run it to its end or until Ctrl-C; return the last picture. Raises an EcgEdgeError when a part dies."""
+        stop = threading.Event()
+        with (
+            _interrupts(stop),
+            tempfile.TemporaryDirectory(prefix="ecg-edge-demo-") as folder,
+            DemoBroker() as broker,
+            self._daemon(Path(folder), broker) as daemon,
+        ):
+            sources = dict.fromkeys(self.source.playlists, self.source.description)
+            with Watcher(broker.host, broker.port, sources) as watcher:
+                devices = self._start_devices(broker, watcher, stop)
+                self._watch(console, watcher, daemon, stop)
+                stop.set()
+                devices.join()
+                time.sleep(SETTLE_S)
+                return watcher.picture()
+
+    def _watch(
+        self, console: Console, watcher: Watcher, daemon: subprocess.Popen[bytes], stop: threading.Event
+    ) -> None:
+        """Show what happens until the time is up."""
+        begun_s = time.monotonic()
+        with _shown(console) as show:
+            while (elapsed_s := time.monotonic() - begun_s) < self.seconds and not stop.is_set():
+                if daemon.poll() is not None:
+                    raise DemoError(f"the daemon ended with status {daemon.returncode}; run `ecg-edge doctor`")
+                show(self, watcher.picture(), elapsed_s)
+                stop.wait(REFRESH_S)
+
+    def _start_devices(self, broker: DemoBroker, watcher: Watcher, stop: threading.Event) -> threading.Thread:
+        plan = Plan(broker.host, broker.port, speed=self.speed)
+
+        def play() -> None:
+            try:
+                play_devices(plan, self.source.playlists, stop, watcher.note_sent)
+            except EcgEdgeError:
+                stop.set()
+                raise
+
+        devices = threading.Thread(target=play, name="devices")
+        devices.start()
+        return devices
+
+    @contextlib.contextmanager
+    def _daemon(self, folder: Path, broker: DemoBroker) -> Iterator[subprocess.Popen[bytes]]:
+        """Run the real daemon as a child, with a configuration and a state of its own."""
+        text = CONFIGURATION.format(state=folder / "state", host=broker.host, port=broker.port)
+        if self.bundle is not None:
+            text += f'[model]\nbundle = "{self.bundle.resolve()}"\n'
+        configuration = folder / "demo.toml"
+        configuration.write_text(text)
+        command = [sys.executable, "-m", "edge", "run", "--config", str(configuration)]
+        daemon = subprocess.Popen(  # noqa: S603 - this interpreter, this package, a file of ours
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            yield daemon
+        finally:
+            daemon.terminate()
+            try:
+                daemon.wait(DAEMON_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
+
+
+def summary(picture: Picture, source: Source) -> dict[str, Any]:
+    """Return what was seen as plain data."""
+    return {
+        "streams": len(picture.streams),
+        "chunks": picture.chunks,
+        "scores": picture.scores,
+        "alerts": picture.alerts,
+        "latency_ms": picture.latency_ms,
+        "runtime": picture.runtime,
+        "model": picture.model,
+        "source": {"kind": source.kind, "description": source.description},
+    }
+
+
+def save_picture(path: Path, demo: Demo, picture: Picture) -> None:
+    """Write the last frame as an SVG."""
+    with Path("/dev/null").open("w") as nowhere:
+        console = Console(record=True, width=PICTURE_WIDTH, height=PICTURE_HEIGHT, file=nowhere, force_terminal=True)
+        console.print(render(picture, demo.source.description, demo.seconds, demo.seconds))
+    path.write_text(console.export_svg(title="ecg-edge demo"))
+
+
+Show = Callable[[Demo, Picture, float], None]
+
+
+@contextlib.contextmanager
+def _shown(console: Console) -> Iterator[Show]:
+    """Give a function that shows a picture: live on a terminal, a line now and then elsewhere."""
+    if not console.is_terminal:
+        yield _plain(console)
+        return
+    with Live(console=console, auto_refresh=False, screen=True) as live:
+        yield lambda demo, picture, elapsed_s: live.update(
+            render(picture, demo.source.description, elapsed_s, demo.seconds), refresh=True
+        )
+
+
+def _plain(console: Console) -> Show:
+    told_s = float("-inf")
+
+    def show(demo: Demo, picture: Picture, elapsed_s: float) -> None:
+        nonlocal told_s
+        if elapsed_s - told_s >= PLAIN_PERIOD_S:
+            told_s = elapsed_s
+            opened = {stream.device: list(stream.open_alerts) for stream in picture.streams if stream.open_alerts}
+            console.print(f"{elapsed_s:.0f} s: {picture.chunks} chunks, {picture.scores} scores, {_words(opened)}")
+
+    return show
+
+
+def _words(opened: Mapping[str, list[str]]) -> str:
+    if not opened:
+        return "no open alerts"
+    return "open: " + "; ".join(f"{device} {', '.join(codes)}" for device, codes in opened.items())
+
+
+@contextlib.contextmanager
+def _interrupts(stop: threading.Event) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the demo in order."""
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

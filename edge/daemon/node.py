@@ -63,6 +63,7 @@ class Node:
         self._stopping = asyncio.Event()
         self._draining = False
         self._connections = 0
+        self._assemble()
 
     def stop(self) -> None:
         """Ask the daemon to shut down; only from its own loop."""
@@ -70,7 +71,6 @@ class Node:
 
     async def run(self) -> None:
         """Run until stopped. Raises what a task of it died of, after the same orderly shutdown."""
-        self._assemble()
         notifier, endpoint = self._notifier, self._start_endpoint()
         restored = await self._restore()
         tasks = [self._spawn(name, job) for name, job in self._jobs().items()]

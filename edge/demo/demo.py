@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ PLAIN_PERIOD_S = 5.0
 DAEMON_STOP_TIMEOUT_S = 15.0
 SETTLE_S = 1.5
 """After the last chunk: its score may still be on its way."""
-PICTURE_WIDTH, PICTURE_HEIGHT = 150, 26
+PICTURE_WIDTH, PICTURE_HEIGHT = 112, 26
 
 CONFIGURATION = """
 [node]
@@ -145,8 +146,13 @@ def save_picture(path: Path, demo: Demo, picture: Picture) -> None:
     """Write the last frame as an SVG."""
     with Path("/dev/null").open("w") as nowhere:
         console = Console(record=True, width=PICTURE_WIDTH, height=PICTURE_HEIGHT, file=nowhere, force_terminal=True)
-        console.print(render(picture, demo.source.description, demo.seconds, demo.seconds))
-    path.write_text(console.export_svg(title="ecg-edge demo"))
+        console.print(render(picture, demo.source.description, demo.seconds, demo.seconds, PICTURE_WIDTH))
+    path.write_text(_without_web_fonts(console.export_svg(title="ecg-edge demo")))
+
+
+def _without_web_fonts(svg: str) -> str:
+    """Drop the fonts an SVG would fetch: a picture should look the same without a network."""
+    return re.sub(r"@font-face\s*{[^}]*}", "", svg)
 
 
 Show = Callable[[Demo, Picture, float], None]
@@ -160,7 +166,7 @@ def _shown(console: Console) -> Iterator[Show]:
         return
     with Live(console=console, auto_refresh=False, screen=True) as live:
         yield lambda demo, picture, elapsed_s: live.update(
-            render(picture, demo.source.description, elapsed_s, demo.seconds), refresh=True
+            render(picture, demo.source.description, elapsed_s, demo.seconds, console.width), refresh=True
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.box import ROUNDED, SIMPLE_HEAD
@@ -13,18 +14,22 @@ from rich.text import Text
 from edge import RESEARCH_USE_ONLY
 from edge.demo.watcher import Picture, StreamPicture
 
-BAR_CELLS = 8
-STRIP_CELLS = 34
+BAR_CELLS = 4
+CLASS_CELLS = BAR_CELLS + 6
+FIXED_CELLS = 39  # device, state, quality and all that frames them
+MIN_STRIP_CELLS, MAX_STRIP_CELLS = 12, 48
+STRIP_ROWS = 2
+STRIP_RANGE_MV = (-0.7, 1.5)
+BRAILLE_BLANK = 0x2800
+BRAILLE_DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # by column, then row
 LOG_LINES = 8
-STRIP_RANGE_MV = (-0.8, 1.6)
-LEVELS = "▁▂▃▄▅▆▇█"
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 PRIORITY_STYLES = {"high": "bold red", "medium": "yellow", "low": "cyan"}
 STATE_STYLES = {"raised": "bold", "updated": "dim", "cleared": "green"}
 CLASS_STYLES = {"NORM": "green", "MI": "red", "STTC": "yellow", "CD": "magenta", "HYP": "cyan"}
 
 
-def render(picture: Picture, source: str, elapsed_s: float, seconds: float) -> RenderableType:
+def render(picture: Picture, source: str, elapsed_s: float, seconds: float, width: int = 100) -> RenderableType:
     """Draw everything. source: what is played, in words; it says when it is simulated."""
     head = Text.assemble(
         ("ecg-edge ", "bold"), (picture.model or "starting", "bold cyan"), f" on {picture.runtime or '…'}   ",
@@ -33,23 +38,27 @@ def render(picture: Picture, source: str, elapsed_s: float, seconds: float) -> R
     )  # fmt: skip
     foot = Text.assemble((source, "italic"), "   ", (RESEARCH_USE_ONLY, "bold red"))
     return Panel(
-        Group(head, _streams(picture), Text("alerts", style="bold"), _log(picture.log), Text(), foot),
+        Group(head, _streams(picture, width), Text("alerts", style="bold"), _log(picture.log), Text(), foot),
         box=ROUNDED, border_style="blue", padding=(0, 1),
     )  # fmt: skip
 
 
-def strip(samples_mv: tuple[float, ...], cells: int = STRIP_CELLS) -> str:
-    """Draw a stretch of ECG in one line of block characters: each cell shows its farthest excursion."""
-    if not samples_mv:
-        return " " * cells
+def strip(samples_mv: Sequence[float], cells: int) -> str:
+    """Draw a stretch of ECG in STRIP_ROWS lines of braille: two columns of dots a cell, four rows of dots a line."""
+    rows, columns = STRIP_ROWS * 4, cells * 2
+    dots = [[0] * cells for _ in range(STRIP_ROWS)]
+    for column in range(columns if samples_mv else 0):
+        first, last = column * len(samples_mv) // columns, (column + 1) * len(samples_mv) // columns
+        part = samples_mv[max(0, first - 1) : last + 1] or (0.0,)  # overlaps its neighbours, so that the line is closed
+        for row in range(_row_of(max(part), rows), _row_of(min(part), rows) + 1):
+            dots[row // 4][column // 2] |= BRAILLE_DOTS[column % 2][row % 4]
+    return "\n".join("".join(chr(BRAILLE_BLANK + dot) for dot in line) for line in dots)
+
+
+def _row_of(value_mv: float, rows: int) -> int:
     low_mv, high_mv = STRIP_RANGE_MV
-    drawn = []
-    for cell in range(cells):
-        part = samples_mv[cell * len(samples_mv) // cells : (cell + 1) * len(samples_mv) // cells] or (0.0,)
-        farthest_mv = max(part, key=abs)
-        share = (min(max(farthest_mv, low_mv), high_mv) - low_mv) / (high_mv - low_mv)
-        drawn.append(LEVELS[min(int(share * len(LEVELS)), len(LEVELS) - 1)])
-    return "".join(drawn)
+    share = (min(max(value_mv, low_mv), high_mv) - low_mv) / (high_mv - low_mv)
+    return rows - 1 - min(int(share * rows), rows - 1)
 
 
 def bar(probability: float, cells: int = BAR_CELLS) -> str:
@@ -59,34 +68,37 @@ def bar(probability: float, cells: int = BAR_CELLS) -> str:
     return ("█" * full + (EIGHTHS[rest] if rest else "")).ljust(cells)
 
 
-def _streams(picture: Picture) -> Table:
-    table = Table(box=SIMPLE_HEAD, expand=True, padding=(0, 1))
-    classes = next(
-        (list(stream.probabilities) for stream in picture.streams if stream.probabilities), list(CLASS_STYLES)
-    )
-    for heading in ("device", f"lead II, {len(LEVELS)} levels"):
-        table.add_column("lead II" if heading != "device" else heading, no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("quality", justify="right", no_wrap=True)
+def _streams(picture: Picture, width: int) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    known = (list(stream.probabilities) for stream in picture.streams if stream.probabilities)
+    classes = next(known, list(CLASS_STYLES))
+    cells = max(MIN_STRIP_CELLS, min(MAX_STRIP_CELLS, width - FIXED_CELLS - CLASS_CELLS * len(classes)))
+    for heading, cells_wide in (("device", 8), ("lead II", cells), ("state", 8), ("qual.", 5)):
+        table.add_column(heading, no_wrap=True, min_width=cells_wide)
     for name in classes:
-        table.add_column(Text(name, style=CLASS_STYLES.get(name, "")), no_wrap=True)
-    table.add_column("open", no_wrap=True)
+        table.add_column(Text(name, style=CLASS_STYLES.get(name, "")), no_wrap=True, min_width=CLASS_CELLS - 1)
     for stream in picture.streams:
-        table.add_row(*_row(stream, classes))
+        table.add_row(*_row(stream, classes, cells))
     return table
 
 
-def _row(stream: StreamPicture, classes: list[str]) -> list[RenderableType]:
+def _row(stream: StreamPicture, classes: list[str], cells: int) -> list[RenderableType]:
     quality = "" if stream.quality is None else f"{stream.quality:.2f}"
-    bars = [
-        Text(f"{bar(stream.probabilities[name])} {stream.probabilities[name]:.2f}", style=CLASS_STYLES.get(name, ""))
-        if name in stream.probabilities
-        else Text("")
-        for name in classes
-    ]
     state = Text(stream.state, style="green" if stream.state == "ready" else "yellow")
-    opened = Text(", ".join(stream.open_alerts), style="bold red")
-    return [stream.device, Text(strip(stream.strip_mv), style="bright_green"), state, quality, *bars, opened]
+    trace = Text(strip(stream.strip_mv, cells), style="bright_green")
+    return [stream.device, trace, state, quality, *(_probability(stream, name) for name in classes)]
+
+
+def _probability(stream: StreamPicture, name: str) -> Text:
+    """Draw a class's probability; a class whose alert is open stands out."""
+    if name not in stream.probabilities:
+        return Text("")
+    style = CLASS_STYLES.get(name, "")
+    is_open = name.lower() in stream.open_alerts
+    text = f"{bar(stream.probabilities[name])} {stream.probabilities[name]:.2f}"
+    return Text.assemble(
+        (text, f"bold {style}" if is_open else style), "\n", ("● alert" if is_open else "", f"bold {style}")
+    )
 
 
 def _log(log: tuple[dict[str, Any], ...]) -> RenderableType:

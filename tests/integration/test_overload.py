@@ -20,7 +20,6 @@ from tests.daemon import NODE
 from tests.ecg import chunks_of, patient
 from tests.helpers import eventually
 from tests.mosquitto import Mosquitto
-from tests.reference import offline_scores
 from tests.ward import devices_on, ward_on
 
 BACKLOG_S = 5
@@ -113,23 +112,3 @@ async def test_overload_drops_the_oldest_samples_says_so_and_passes(
     assert states == ["warming"] * 9 + ["ready"] * (len(states) - 9)
     assert len({event.id for event in ward.alerts("bed", "overload")}) == 1
     assert b'ecg_edge_resets_total{reason="overload"}' in node.metrics.render()
-
-
-async def test_what_was_not_scored_before_the_end_is_not_acknowledged_as_scored(
-    tmp_path: Path, broker: Mosquitto, held: list[HeldRuntime]
-) -> None:
-    """A node whose model stands still gives up at its deadline; its successor goes on from the last snapshot."""
-    samples = patient(12)
-    chunks = chunks_of(samples)
-    with ward_on(broker) as ward, devices_on(broker) as devices:
-        async with running(tmp_path, broker):
-            held[0].go.set()
-            devices.send("bed", chunks[:6])
-            await eventually(lambda: len(ward.scores("bed")) == 6)
-        async with running(tmp_path, broker):
-            held[1].go.set()
-            devices.send("bed", chunks[6:])
-            await eventually(lambda: len(ward.scores("bed")) == 12)
-    wanted = offline_scores(samples)
-    assert [score["i"] for score in ward.scores("bed")] == [score.last_index for score in wanted]
-    assert [score["state"] for score in ward.scores("bed")][-3:] == ["ready"] * 3

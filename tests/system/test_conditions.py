@@ -27,7 +27,8 @@ def flat_line(samples: Int16Array) -> None:
 
 
 def saturation(samples: Int16Array) -> None:
-    samples[FAULT, 8] = np.clip(samples[FAULT, 8] * 40, -1500, 1500)
+    for begin in range(FAULT.start, FAULT.stop, 50):
+        samples[begin : begin + 10, 8] = 3000
 
 
 def noise(samples: Int16Array) -> None:

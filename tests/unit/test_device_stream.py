@@ -1,0 +1,250 @@
+"""One device's stream in the daemon: its queue is bounded, its snapshot complete, its hops know whose they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge.alerts.events import Model
+from edge.daemon.alert_settings import alert_policy
+from edge.daemon.config import AlertsConfig
+from edge.daemon.device_stream import DeviceStream
+from edge.daemon.snapshots import PackedArray, Snapshot, SnapshotStore, pack, unpack
+from edge.daemon.stream_alerts import StreamAlerts
+from edge.errors import LeadsError, StorageError
+from edge.monitor.engine import score_hops
+from edge.runtime.bundle import load_bundle
+from edge.stream.assembler import AssemblerLimits, Reset
+from tests.ecg import chunks_of, patient
+from tests.reference import offline_scores, shipped_runtime
+
+MANIFEST = load_bundle().manifest
+MODEL = Model("m", MANIFEST.model_hash, "r")
+SAMPLES = patient(14, seed=20)
+
+
+def make_stream(device="bed", backlog_hops=100, **limits):
+    policy = alert_policy(AlertsConfig(), MANIFEST)
+    alerts = StreamAlerts(device, "node", MODEL, policy, MANIFEST)
+    return DeviceStream(device, MANIFEST, AssemblerLimits(**limits), backlog_hops, alerts, last_arrival_s=0.0)
+
+
+def score_waiting(stream):
+    """Do what the pipeline does; return logits (hops, classes)."""
+    runtime, logits = shipped_runtime(), []
+    while stream.waiting:
+        hop = stream.waiting.popleft().hop
+        logits.append(score_hops(runtime, [stream.join_model(runtime)], [hop])[0].logits)
+    return logits
+
+
+def saved(stream):
+    """Do what the keeper does; return the snapshot as it comes from the disk."""
+    snapshot = stream.snapshot(MANIFEST.model_hash, now_ns=5)
+    assert snapshot is not None
+    if stream.model is not None:
+        snapshot = snapshot.with_model(shipped_runtime().save_slot(stream.model.slot))
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(snapshot), type=Snapshot)
+
+
+def feed(stream, chunks, now_s=0.0):
+    for chunk in chunks:
+        stream.receive(chunk, now_s)
+
+
+@pytest.mark.parametrize("rate_hz", [100, 500])
+@given(data=st.data())
+@settings(max_examples=8, deadline=None)
+def test_a_stream_restored_anywhere_scores_on_bit_for_bit(rate_hz, data):
+    samples = patient(12, rate_hz, seed=21)
+    chunks = chunks_of(samples, rate_hz, data.draw(st.integers(rate_hz // 10, 2 * rate_hz)))
+    stops = data.draw(st.sets(st.integers(1, len(chunks) - 1), max_size=3))
+    stream, logits = make_stream(), []
+    for number, chunk in enumerate(chunks):
+        if number in stops:
+            successor = make_stream()
+            successor.restore(saved(stream), now_s=0.0)
+            stream = successor
+        stream.receive(chunk, 0.0)
+        logits += score_waiting(stream)
+    assert np.array_equal(logits, [score.logits for score in offline_scores(samples, rate_hz)])
+    assert stream.model is not None
+    assert stream.model.hops_seen == 12
+
+
+def test_chunks_that_wait_for_a_missing_one_are_in_the_snapshot():
+    chunks = chunks_of(SAMPLES)
+    stream = make_stream()
+    feed(stream, [*chunks[:3], *chunks[4:7]])
+    score_waiting(stream)
+    successor = make_stream()
+    successor.restore(saved(stream), now_s=0.0)
+    feed(successor, [chunks[3], *chunks[7:]])
+    assert [entry.hop.last_index for entry in successor.waiting] == list(range(399, 1400, 100))
+
+
+def test_sessions_that_are_over_stay_over_after_a_restart():
+    chunks = chunks_of(SAMPLES, session="old")
+    stream = make_stream()
+    feed(stream, [*chunks[:2], *chunks_of(SAMPLES[:300], session="new")])
+    score_waiting(stream)
+    successor = make_stream()
+    successor.restore(saved(stream), now_s=0.0)
+    feed(successor, chunks[2:4])
+    assert successor.session == "new"
+    assert not successor.waiting
+
+
+def test_there_is_no_snapshot_while_hops_wait_or_are_with_the_model():
+    stream = make_stream()
+    assert stream.snapshot("hash", 0) is None  # nothing has come yet
+    feed(stream, chunks_of(SAMPLES)[:1])
+    assert stream.snapshot("hash", 0) is None
+    score_waiting(stream)
+    stream.in_flight = True
+    assert stream.snapshot("hash", 0) is None
+    stream.in_flight = False
+    assert stream.snapshot("hash", 0) is not None
+
+
+def test_a_snapshot_of_another_model_or_a_damaged_one_changes_nothing():
+    stream = make_stream()
+    feed(stream, chunks_of(SAMPLES)[:2])
+    score_waiting(stream)
+    good = saved(stream)
+    name = next(name for name in good.arrays if name.startswith("model."))
+    other_shape = {name: PackedArray("float32", (1,), bytes(4))}
+    cut = {name: msgspec.structs.replace(good.arrays[name], data=b"")}
+    without_path = {key: array for key, array in good.arrays.items() if not key.startswith("path.")}
+    faulty = [
+        msgspec.structs.replace(good, arrays=good.arrays | other_shape),
+        msgspec.structs.replace(good, arrays=good.arrays | cut),
+        msgspec.structs.replace(good, arrays=without_path),
+        msgspec.structs.replace(good, held=[b"junk"]),
+        msgspec.structs.replace(good, layout=good.layout._replace(leads=("I", "II"))),
+        msgspec.structs.replace(good, alerts={"classes": 5}),
+    ]
+    for snapshot in faulty:
+        successor = make_stream()
+        with pytest.raises(StorageError):
+            successor.restore(snapshot, now_s=0.0)
+        assert successor.assembler.position is None
+
+
+def test_a_full_queue_drops_the_oldest_hops_and_starts_afresh_behind_them():
+    stream = make_stream(backlog_hops=3)
+    feed(stream, chunks_of(SAMPLES)[:5])
+    assert [entry.hop.last_index for entry in stream.waiting] == [299, 399, 499]
+    assert [entry.hop.reset for entry in stream.waiting] == [Reset.OVERLOAD, None, None]
+    assert stream.dropped_samples == 200
+    assert stream.resets == [Reset.START, Reset.OVERLOAD, Reset.OVERLOAD]
+
+
+def test_hops_that_wait_keep_their_session_when_the_stream_has_moved_on():
+    stream = make_stream()
+    feed(stream, [*chunks_of(SAMPLES)[:2], *chunks_of(SAMPLES, session="s2")[:1]])
+    moments = [entry.moment(now_ns=0, latency_ms=1.0) for entry in stream.waiting]
+    assert [(moment.session, moment.index) for moment in moments] == [("s1", 99), ("s1", 199), ("s2", 99)]
+    assert stream.session == "s2"
+
+
+def test_leads_that_do_not_fit_make_the_stream_unfit_until_they_do():
+    stream = make_stream()
+    feed(stream, chunks_of(SAMPLES[:, :2], leads=("I", "II")))
+    assert isinstance(stream.unfit, LeadsError)
+    assert not stream.waiting
+    feed(stream, chunks_of(SAMPLES, session="s2")[:1])
+    assert stream.unfit is None
+    assert len(stream.waiting) == 1
+
+
+def test_changed_limits_hold_from_the_next_chunk_on():
+    stream = make_stream(backlog_hops=100, reorder_wait_s=9.0)
+    feed(stream, chunks_of(SAMPLES)[:6])
+    stream.adopt(AssemblerLimits(gap_bridge_s=0.0, reorder_wait_s=0.0), backlog_hops=2)
+    feed(stream, chunks_of(SAMPLES)[7:8])
+    stream.poll(0.0)
+    assert [entry.hop.last_index for entry in stream.waiting] == [599, 799]
+    assert stream.resets[-1] is Reset.GAP
+
+
+def test_when_the_oldest_hop_came_is_known_while_one_waits():
+    stream = make_stream()
+    assert stream.waiting_since_s is None
+    feed(stream, chunks_of(SAMPLES)[:1], now_s=3.0)
+    feed(stream, chunks_of(SAMPLES)[1:2], now_s=4.0)
+    assert stream.waiting_since_s == 3.0
+
+
+def test_arrays_come_back_as_they_were():
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([True]), "c": np.zeros((0, 3))}
+    back = unpack(pack(arrays))
+    assert all(np.array_equal(back[name], array) and back[name].dtype == array.dtype for name, array in arrays.items())
+
+
+def test_snapshots_are_kept_by_device_until_they_are_too_old(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path / "snapshots.sqlite")
+    old, new = (snapshot_of(device, at_ns) for device, at_ns in (("a", 10), ("b", 20)))
+    store.write([old, new])
+    store.write([msgspec.structs.replace(new, expected=7)])
+    assert [(s.device, s.expected) for s in store.read(newer_than_ns=15)] == [("b", 7)]
+    assert [s.device for s in store.read(newer_than_ns=0)] == ["b"]
+    store.remove("b")
+    assert store.read(0) == []
+    store.close()
+
+
+def test_a_damaged_file_of_snapshots_is_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "snapshots.sqlite"
+    path.write_bytes(b"this is no database, and long enough to look like one" * 100)
+    store = SnapshotStore(path)
+    store.write([snapshot_of("a", 1)])
+    assert [s.device for s in store.read(0)] == ["a"]
+    store.close()
+
+
+def test_a_row_that_cannot_be_read_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "snapshots.sqlite"
+    store = SnapshotStore(path)
+    store.write([snapshot_of("a", 1), snapshot_of("b", 1)])
+    database = sqlite3.connect(path, isolation_level=None)
+    database.execute("UPDATE snapshot SET state = x'00' WHERE device = 'a'")
+    assert [s.device for s in store.read(0)] == ["b"]
+    assert database.execute("SELECT device FROM snapshot").fetchall() == [("b",)]
+    database.close()
+    store.close()
+
+
+def test_a_disk_that_refuses_is_a_storage_error_and_the_next_write_works(tmp_path: Path) -> None:
+    path = tmp_path / "snapshots.sqlite"
+    store = SnapshotStore(path)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("CREATE TRIGGER full BEFORE INSERT ON snapshot BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
+    with pytest.raises(StorageError, match="disk is full"):
+        store.write([snapshot_of("a", 1)])
+    other.execute("DROP TRIGGER full")
+    store.write([snapshot_of("a", 1)])
+    assert [s.device for s in store.read(0)] == ["a"]
+    other.close()
+    store.close()
+
+
+def test_a_folder_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="missing"):
+        SnapshotStore(tmp_path / "missing" / "snapshots.sqlite")
+
+
+def snapshot_of(device, saved_at_ns):
+    """Return the snapshot of a device that has just begun."""
+    stream = make_stream(device)
+    feed(stream, [dataclasses.replace(chunks_of(SAMPLES)[0], samples=SAMPLES[:20])])
+    snapshot = stream.snapshot(MANIFEST.model_hash, saved_at_ns)
+    assert snapshot is not None
+    return snapshot

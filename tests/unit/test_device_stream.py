@@ -172,7 +172,7 @@ def test_changed_limits_hold_from_the_next_chunk_on():
     feed(stream, chunks_of(SAMPLES)[7:8])
     stream.poll(0.0)
     assert [entry.hop.last_index for entry in stream.waiting] == [599, 799]
-    assert stream.resets[-1] is Reset.GAP
+    assert [entry.hop.reset for entry in stream.waiting] == [Reset.OVERLOAD, Reset.GAP]
 
 
 def test_when_the_oldest_hop_came_is_known_while_one_waits():

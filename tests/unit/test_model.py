@@ -1,0 +1,107 @@
+"""The classifier: its block is Mamba's, its stream is its forward pass."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.model import EcgMamba, MambaBlock, ModelConfig, state_layout
+from trainer.preset import load_preset
+
+SMALL = ModelConfig(d_model=16, n_layers=2, d_state=8, dropout=0.0)
+
+# mamba_ssm.Mamba(d_model=64): names and shapes of its parameters.
+MAMBA_SSM_64 = {
+    "A_log": (128, 16), "D": (128,), "in_proj.weight": (256, 64), "conv1d.weight": (128, 1, 4), "conv1d.bias": (128,),
+    "x_proj.weight": (36, 128), "dt_proj.weight": (128, 4), "dt_proj.bias": (128,), "out_proj.weight": (64, 128),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return EcgMamba(SMALL).eval()
+
+
+def test_a_block_has_the_parameter_names_and_shapes_of_mamba_ssm():
+    block = MambaBlock(ModelConfig(d_model=64))
+    assert {name: tuple(p.shape) for name, p in block.named_parameters()} == MAMBA_SSM_64
+
+
+def test_a_block_equals_the_independent_implementation_of_transformers():
+    from transformers import MambaConfig
+    from transformers.models.mamba.modeling_mamba import MambaMixer
+
+    torch.manual_seed(1)
+    ours = MambaBlock(ModelConfig(d_model=64))
+    config = MambaConfig(
+        hidden_size=64, state_size=16, conv_kernel=4, expand=2, time_step_rank=4, use_bias=False, use_conv_bias=True
+    )
+    theirs = MambaMixer(config, layer_idx=0).eval()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 90, 64)
+    with torch.inference_mode():
+        y, _, _ = ours(x, torch.zeros(2, 128, 3), torch.zeros(2, 128, 16))
+        expected = theirs(x)
+    assert torch.allclose(y, expected, atol=1e-5)
+
+
+def test_the_seed_preset_has_66565_parameters():
+    model = EcgMamba(load_preset("ecg-mamba-seed").model)
+    assert sum(p.numel() for p in model.parameters()) == 66_565
+
+
+def test_the_streaming_preset_has_283397_parameters():
+    model = EcgMamba(load_preset("streaming").model)
+    assert sum(p.numel() for p in model.parameters()) == 283_397
+
+
+@settings(max_examples=15)
+@given(hops=st.integers(1, 14), batch=st.integers(1, 3), seed=st.integers(0, 5))
+def test_a_stream_of_hops_equals_one_pass_over_its_last_window(model, hops, batch, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, hops * 100, 12, generator=generator)
+    with torch.inference_mode():
+        state = model.initial_state(batch)
+        for part in x.split(100, dim=1):
+            logits, state = model(part, state)
+        features, _ = model.encode(x, model.initial_state(batch))
+        window = features[:, -250:]
+        expected = model.classify(torch.cat([window.mean(1), window.amax(1)], -1))
+    assert torch.allclose(logits, expected, atol=1e-5)
+
+
+def test_whole_records_and_hops_agree_from_a_cold_state(model):
+    x = torch.randn(4, 1000, 12, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        whole, _ = model(x)
+        state = model.initial_state(4)
+        for part in x.split(100, dim=1):
+            logits, state = model(part, state)
+    assert torch.allclose(logits, whole, atol=1e-5)
+
+
+@given(at=st.integers(0, 9))
+def test_nothing_that_comes_later_changes_what_was_said_before(model, at):
+    x = torch.randn(1, 1000, 12, generator=torch.Generator().manual_seed(4))
+    changed = x.clone()
+    changed[:, at * 100 :] += 10.0
+    with torch.inference_mode():
+        before, _ = model.encode(x, model.initial_state(1))
+        after, _ = model.encode(changed, model.initial_state(1))
+    assert torch.equal(before[:, : at * 25], after[:, : at * 25])
+    assert not torch.equal(before[:, at * 25 :], after[:, at * 25 :])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [SMALL, ModelConfig(d_model=16, n_layers=1, stem_kernel=4, pooling="mean"), load_preset("ecg-mamba-seed").model],
+)
+def test_the_stated_layout_is_the_state_that_comes_out(config):
+    model = EcgMamba(config).eval()
+    _, state = model(torch.zeros(2, 100, 12))
+    assert {name: tuple(x.shape[1:]) for name, x in state.items()} == {
+        name: shape for name, (shape, _) in state_layout(config).items()
+    }

@@ -100,16 +100,17 @@ def show(runtime: Runtime, results: list[dict[str, Any]]) -> None:
     """Print a table; probabilities at or above the class's F1 threshold stand out."""
     manifest = runtime.bundle.manifest
     table = Table(title=f"{manifest.name} {manifest.version} on {runtime.name}", caption=manifest.notice, box=SIMPLE)
-    for heading in ("record", "s", "state", "quality", *manifest.classes):
+    for heading in ("record", "state", "qual.", *manifest.classes):
         justify: JustifyMethod = "left" if heading in ("record", "state") else "right"
-        table.add_column(heading, justify=justify, no_wrap=heading != "record", overflow="fold")
+        table.add_column(
+            heading, justify=justify, no_wrap=heading != "record", min_width=9 if heading == "record" else 5
+        )
     for result in results:
         probabilities = result["probabilities"] or {}
         cells = [
             f"[bold yellow]{p:.3f}*[/]" if name in result["calls"] else f"{p:.3f} " for name, p in probabilities.items()
         ]
         quality = "" if result["quality"] is None else f"{result['quality']:.2f}"
-        name = f"{result['record']} (simulated)" if result["simulated"] else result["record"]
-        table.add_row(name, f"{result['seconds']:g}", result["state"], quality, *cells)
+        table.add_row(result["record"], result["state"], quality, *cells)
     Console().print(table)
     say("* at or above the class's F1 threshold")

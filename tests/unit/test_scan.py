@@ -54,9 +54,7 @@ def test_the_kernel_was_built_for_this_machine():
     scale_dt=st.sampled_from([0.01, 1.0, 30.0]),
 )
 def test_the_kernel_equals_the_definition_in_values_and_gradients(batch, length, inner, states, scale_dt):
-    exact = values_and_gradients(
-        scans.scan_reference, arguments(batch, length, inner, states, torch.float64, scale_dt)
-    )
+    exact = values_and_gradients(scans.scan_reference, arguments(batch, length, inner, states, torch.float64, scale_dt))
     ours = values_and_gradients(scan_kernel.scan, arguments(batch, length, inner, states, scale_dt=scale_dt))
     # Where large steps make terms cancel, float32 itself is off: PyTorch's own error is then the measure.
     torch32 = values_and_gradients(scans.scan_reference, arguments(batch, length, inner, states, scale_dt=scale_dt))

@@ -45,7 +45,7 @@ def scan_reference(u: Tensor, dt: Tensor, A: Tensor, b: Tensor, c: Tensor, h0: T
 
 
 def scan_cuda(u: Tensor, dt: Tensor, A: Tensor, b: Tensor, c: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
-    """mamba_ssm's kernel, which starts from zero; the initial state's share is added, since the scan is linear in it."""
+    """mamba_ssm's kernel, which starts from zero; the initial state's share is added: the scan is linear in it."""
     kernel = _mamba_ssm_kernel()
     assert kernel is not None
     wide = [x.transpose(1, 2).contiguous() for x in (u, dt, b, c)]  # (B, D or N, L)

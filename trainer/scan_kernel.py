@@ -7,6 +7,7 @@ import functools
 import importlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,6 +15,11 @@ from torch import Tensor
 
 STATES = (4, 8, 16, 32)
 """Numbers of states compiled in."""
+
+GRADIENT_FIELDS = (
+    "u", "dt", "a2", "b", "c", "checkpoints", "grad_y", "grad_last",
+    "grad_u", "grad_dt", "grad_a2", "grad_b", "grad_c", "grad_h0",
+)  # fmt: skip
 
 LOG2_E = 1.4426950408889634
 BUILDS = ((4, "trainer._scan_v4"), (3, "trainer._scan_v3"), (0, "trainer._scan_base"))
@@ -23,11 +29,7 @@ log = logging.getLogger(__name__)
 class _Gradient(ctypes.Structure):
     """The arguments of the backward pass, in the order of `scan_gradient` in scan.c."""
 
-    _fields_ = [
-        (name, ctypes.c_void_p)
-        for name in ("u", "dt", "a2", "b", "c", "checkpoints", "grad_y", "grad_last")
-        + ("grad_u", "grad_dt", "grad_a2", "grad_b", "grad_c", "grad_h0")
-    ]
+    _fields_ = [(name, ctypes.c_void_p) for name in GRADIENT_FIELDS]
 
 
 def fits(u: Tensor, A: Tensor) -> bool:
@@ -119,7 +121,7 @@ def _over_batch(batch: int, call: Any) -> None:
     """Run call(first, last) over parts of the batch, one per torch thread; ctypes lets go of the interpreter lock."""
     parts = max(1, min(torch.get_num_threads(), batch))
     edges = [batch * k // parts for k in range(parts + 1)]
-    waiting = [_pool(parts).submit(call, i, j) for i, j in zip(edges[1:], edges[2:], strict=False)]
+    waiting = [_pool(parts).submit(call, i, j) for i, j in pairwise(edges[1:])]
     statuses = [call(edges[0], edges[1]), *(task.result() for task in waiting)]
     if any(statuses):
         raise MemoryError("the C scan ran out of memory")

@@ -121,5 +121,9 @@ def _with_epochs(preset: Preset, epochs: int | None) -> Preset:
 def _commit() -> str:
     """Return the commit of the checkout this runs from, or unknown."""
     here = Path(__file__).parent
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
+    command = [git, "rev-parse", "HEAD"]
+    found = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)  # noqa: S603 - constants
     return found.stdout.strip() or "unknown"

@@ -131,14 +131,18 @@ class PahoTransport:
             await link.close()
 
     async def _greet(self, link: PahoLink) -> None:
-        """Publish the birth before anyone else publishes, then subscribe."""
+        """Publish the birth before anyone else publishes, then subscribe.
+
+        Others may publish while the birth's PUBACK is on its way: what the broker kept for us already comes in, and
+        what is made of it should not be thrown away.
+        """
+        self._link = link  # nobody else runs until the birth is with paho
         if self._will is not None and self._birth is not None:
             will, payload = self._will, self._birth()
             if will.qos == 0:
                 link.send(will.topic, payload, will.retain)
             else:
                 await link.publish(will.topic, payload, will.retain)
-        self._link = link
         if self._subscriptions:
             await link.subscribe(self._subscriptions)
 

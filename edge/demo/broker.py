@@ -17,6 +17,7 @@ from types import TracebackType
 from edge.errors import TransportError
 
 HOST = "127.0.0.1"
+MOSQUITTO = "mosquitto"
 START_TIMEOUT_S = 15.0
 STOP_TIMEOUT_S = 5.0
 POLL_S = 0.02
@@ -29,6 +30,7 @@ class DemoBroker:
     def __init__(self) -> None:
         self.host, self.port = HOST, _free_port()
         self.name, self._command = _command(self.port)
+        self.protocol = "5" if self.name == MOSQUITTO else "3.1.1"
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> DemoBroker:
@@ -57,9 +59,9 @@ class DemoBroker:
 
 
 def _command(port: int) -> tuple[str, list[str]]:
-    mosquitto = shutil.which("mosquitto") or shutil.which("mosquitto", path=SYSTEM_PATH)
+    mosquitto = shutil.which(MOSQUITTO) or shutil.which(MOSQUITTO, path=SYSTEM_PATH)
     if mosquitto is not None:
-        return "mosquitto", [mosquitto, "-p", str(port)]  # without a configuration it listens on loopback only
+        return MOSQUITTO, [mosquitto, "-p", str(port)]  # without a configuration it listens on loopback only
     if importlib.util.find_spec("amqtt") is not None:
         return "amqtt", [sys.executable, "-m", "edge.demo.broker", str(port)]
     raise TransportError("the demo needs a broker: `apt install mosquitto`, or pip install 'ecg-edge[demo]'")

@@ -40,6 +40,7 @@ log_level = "warning"
 [broker]
 host = "{host}"
 port = {port}
+protocol = "{protocol}"
 [http]
 enabled = false
 [streams]
@@ -108,7 +109,9 @@ class Demo:
     @contextlib.contextmanager
     def _daemon(self, folder: Path, broker: DemoBroker) -> Iterator[subprocess.Popen[bytes]]:
         """Run the real daemon as a child, with a configuration and a state of its own."""
-        text = CONFIGURATION.format(state=folder / "state", host=broker.host, port=broker.port)
+        text = CONFIGURATION.format(
+            state=folder / "state", host=broker.host, port=broker.port, protocol=broker.protocol
+        )
         if self.bundle is not None:
             text += f'[model]\nbundle = "{self.bundle.resolve()}"\n'
         configuration = folder / "demo.toml"

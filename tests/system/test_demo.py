@@ -78,10 +78,10 @@ def test_ctrl_c_puts_everything_away(tmp_path):
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
 
 
-def test_the_embedded_broker_serves_where_mosquitto_is_missing(tmp_path, monkeypatch):
+def test_the_embedded_broker_serves_where_mosquitto_is_missing(tmp_path):
     if importlib.util.find_spec("amqtt") is None:
         pytest.skip("amqtt is not installed (pip install 'ecg-edge[demo]')")
-    hidden = "import shutil; shutil.which = lambda *a, **k: None; from edge.__main__ import main; raise SystemExit(main())"
+    hidden = "import shutil; shutil.which = lambda *a, **k: None; from edge.cli import main; raise SystemExit(main())"
     done = subprocess.run(
         [sys.executable, "-c", hidden, "demo", "--seconds", "8", "--speed", "5", "--devices", "1", "--json"],
         env=environment(tmp_path), capture_output=True, text=True, timeout=90, check=False,

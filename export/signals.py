@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import wfdb
 from numpy.typing import NDArray
 
 from edge.errors import RecordError
 from edge.monitor.offline import hops_of
+from edge.replay.records import read_recording
 from edge.runtime.manifest import Manifest
 from edge.signal.bandpass import synthetic_beats
 from edge.signal.leads import STANDARD_LEADS
@@ -44,13 +44,8 @@ def wfdb_signals(manifest: Manifest, records: Sequence[Path], streams: int, seco
 
     Raises RecordError when one cannot be read, LeadsError and SignalError when the model cannot take it.
     """
-    recordings = []
-    for path in records:
-        try:
-            record = wfdb.rdrecord(str(path.with_suffix("") if path.suffix in (".hea", ".dat") else path))
-        except (OSError, ValueError) as error:
-            raise RecordError(f"record {path} cannot be read: {error}") from None
-        recordings.append(_model_input(manifest, record.p_signal, round(record.fs), tuple(record.sig_name)))
+    read = [read_recording(path) for path in records]
+    recordings = [_model_input(manifest, r.samples_mv, r.rate_hz, r.leads) for r in read]
     return lay_out(recordings, manifest, streams, seconds)
 
 

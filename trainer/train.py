@@ -25,6 +25,7 @@ from trainer.batches import Batch, batches, batches_per_epoch
 from trainer.checkpoint import save_checkpoint
 from trainer.data import Split
 from trainer.model import EcgMamba, State
+from trainer.predict import BATCH_RECORDS, forward
 from trainer.preset import Preset, TrainingPreset
 from trainer.progress import progress
 from trainer.ptbxl import CLASSES
@@ -32,7 +33,6 @@ from trainer.ptbxl import CLASSES
 LAST_NAME = "last.pt"
 BEST_NAME = "best"
 HISTORY_NAME = "metrics.jsonl"
-EVALUATION_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -221,15 +221,12 @@ def parameter_groups(model: EcgMamba, weight_decay: float) -> list[dict[str, Any
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
 
 
-@torch.inference_mode()
 def predict(model: EcgMamba, signals: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the logits (records, classes) of whole records, each from a cold state."""
+    """Return the logits (records, classes) of whole records, each from a cold state; the model's mode stays."""
     was_training = model.training
     model.eval()
-    parts = [
-        model(torch.from_numpy(signals[start : start + EVALUATION_BATCH]))[0].numpy()
-        for start in range(0, len(signals), EVALUATION_BATCH)
-    ]
+    starts = range(0, len(signals), BATCH_RECORDS)
+    parts = [forward(model, signals[start : start + BATCH_RECORDS]) for start in starts]
     model.train(was_training)
     return np.concatenate(parts)
 

@@ -68,9 +68,11 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write `manifest.json`, readable and with a stable order of keys."""
+    """Write `manifest.json`, readable and with a stable order of keys; the old one stands until the new one is whole."""
     encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    (path / MANIFEST_NAME).write_bytes(encoded + b"\n")
+    partial = path / f".{MANIFEST_NAME}.partial"
+    partial.write_bytes(encoded + b"\n")
+    partial.replace(path / MANIFEST_NAME)
 
 
 def sha256_of(path: Path, name: str) -> str:

@@ -68,7 +68,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write `manifest.json`, readable and with a stable order of keys; the old one stands until the new one is whole."""
+    """Write `manifest.json`, readable, keys in a stable order; the old one stands until the new one is whole."""
     encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     partial = path / f".{MANIFEST_NAME}.partial"
     partial.write_bytes(encoded + b"\n")

@@ -194,3 +194,24 @@ async def test_cancelling_leaves_no_task_and_no_socket(broker: Mosquitto, topic:
         assert open_files() != before
     assert open_files() == before
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_what_is_made_of_kept_messages_goes_out_while_the_birth_is_on_its_way(
+    broker: Mosquitto, topic: str
+) -> None:
+    settings, answers = settings_for(broker, "answering"), set()
+
+    def answer(message: Message) -> None:
+        message.ack()
+        publishing = answering.transport.publish(f"{topic}/answer", message.payload)
+        answers.add(asyncio.get_running_loop().create_task(publishing))
+
+    async with MqttClient(settings, topic):
+        pass
+    async with MqttClient(settings_for(broker, "hearing"), f"{topic}/answer") as hearing:
+        for number in range(20):
+            await hearing.transport.publish(topic, b"%d" % number, qos=1)
+        answering = MqttClient(settings, topic, will=Will(f"{topic}/status", b"offline"), on_message=answer)
+        async with answering:
+            await hearing.received(20)
+    assert answering.transport.dropped == 0

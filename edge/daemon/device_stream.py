@@ -129,6 +129,7 @@ class DeviceStream:
         """Build the path for the leads and rate that the stream has now."""
         assert self.assembler.position is not None
         layout = self.assembler.position.layout
+        self.alerts.expect(layout.full_scale_mv)
         try:
             self._path = StreamPath(self.manifest, layout.rate_hz, layout.leads)
             self.unfit = None
@@ -197,6 +198,7 @@ class DeviceStream:
         except (KeyError, ValueError, SignalError, PayloadError) as error:
             raise StorageError(f"the snapshot of {self.device} cannot be used: {error}") from None
         self.alerts.from_state(snapshot.alerts)
+        self.alerts.expect(snapshot.layout.full_scale_mv)
         self._path, self.assembler.position = path, position
         self._restored = RestoredModel(model_state, snapshot.hops_seen) if model_state else None
         self.assembler.past_sessions.extend(snapshot.past_sessions)

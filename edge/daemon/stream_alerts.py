@@ -23,6 +23,7 @@ class StreamAlerts:
 
     def __init__(self, device: str, node: str, model: Model, policy: AlertPolicy, manifest: Manifest) -> None:
         self._hop_s = manifest.hop_s
+        self._manifest = manifest
         self._quality = QualityAssessor(manifest.leads, manifest.signal.rate_hz)
         self.classes = ClassAlerts(device, node, model, policy)
         self.technical = TechnicalAlerts(device, node, update_every_s=policy.update_every_s, expires_s=policy.expires_s)
@@ -31,6 +32,10 @@ class StreamAlerts:
         """Go on with the conditions that were open before a restart; return clears of what is no longer watched."""
         conditions = tuple(conditions)
         return [*self.classes.restore(conditions), *self.technical.restore(conditions)]
+
+    def expect(self, full_scale_mv: tuple[float, float]) -> None:
+        """Take note of the range of the device's samples: what stands at its ends is clipped."""
+        self._quality = QualityAssessor(self._manifest.leads, self._manifest.signal.rate_hz, full_scale_mv)
 
     def step(self, moment: Moment, hop: Hop, score: HopScore) -> tuple[list[AlertEvent], QualityReport]:
         """Take a scored hop; return what changes and how good its signal is."""

@@ -72,6 +72,17 @@ class Layout(NamedTuple):
     gain: float
     baseline: int
 
+    @property
+    def units_per_mv(self) -> float:
+        """Sample units in a millivolt."""
+        return self.gain * (1000.0 if self.unit == "uV" else 1.0)
+
+    @property
+    def full_scale_mv(self) -> tuple[float, float]:
+        """The lowest and the highest value a sample can state."""
+        ends_mv = sorted((end - self.baseline) / self.units_per_mv for end in (INVALID_SAMPLE + 1, -INVALID_SAMPLE - 1))
+        return ends_mv[0], ends_mv[1]
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -133,8 +144,7 @@ def encode_json(chunk: Chunk, nested: bool = False) -> bytes:
 def to_millivolts(chunk: Chunk) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return (samples_mv, invalid), both (samples, leads); invalid samples are NaN in the first."""
     invalid = chunk.samples == INVALID_SAMPLE
-    scale = chunk.gain * (1000.0 if chunk.unit == "uV" else 1.0)
-    samples_mv = (chunk.samples.astype(np.float64) - chunk.baseline) / scale
+    samples_mv = (chunk.samples.astype(np.float64) - chunk.baseline) / chunk.layout.units_per_mv
     samples_mv[invalid] = np.nan
     return samples_mv, invalid
 

@@ -67,6 +67,11 @@ def test_millivolts_follow_gain_baseline_and_unit_and_mark_invalid_samples():
     assert microvolts[0].tolist() == [0.001, 0.004]
 
 
+def test_the_full_scale_is_what_sixteen_bits_can_state():
+    assert wire.decode(json_with(gain=200.0)).layout.full_scale_mv == (-163.835, 163.835)
+    assert wire.decode(json_with(gain=-1.0, unit="uV", baseline=767)).layout.full_scale_mv == (-32.0, 33.534)
+
+
 @pytest.mark.parametrize(
     ("payload", "reason"),
     [

@@ -77,5 +77,14 @@ class StorageError(EcgEdgeError):
     """The state directory or a database in it cannot be used."""
 
 
+class MissingExtraError(EcgEdgeError):
+    """A command whose packages were not installed: a device has none of the trainer's."""
+
+    def __init__(self, extra: str, module: str) -> None:
+        self.extra = extra
+        self.module = module
+        super().__init__(f"{module} is not installed; pip install 'ecg-edge[{extra}]'")
+
+
 class RecordError(EcgEdgeError):
     """An ECG record that cannot be read."""

@@ -6,11 +6,10 @@ import argparse
 from collections.abc import Sequence
 
 from edge.cli.output import run_command
-from edge.cli.parsing import root_parser
-from export import bundle_command, verify_command
+from edge.cli.parsing import add_commands, root_parser
 
 PROG = "ecg-export"
-COMMANDS = (bundle_command, verify_command)
+COMMANDS = ("bundle_command", "verify_command")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
+    """Return the parser of all commands; raises MissingExtraError where they cannot be imported."""
     parser, subparsers = root_parser(
         PROG,
         "Turns trained checkpoints into model bundles and holds every runtime against PyTorch.",
@@ -28,6 +27,5 @@ def build_parser() -> argparse.ArgumentParser:
             "ecg-export verify bundles/mine --data ptb-xl",
         ],
     )
-    for command in COMMANDS:
-        command.add_parser(subparsers)
+    add_commands(subparsers, "export", COMMANDS, extra="export")
     return parser

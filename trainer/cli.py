@@ -6,11 +6,10 @@ import argparse
 from collections.abc import Sequence
 
 from edge.cli.output import run_command
-from edge.cli.parsing import root_parser
-from trainer import download_command, evaluate_command, presets_command, train_command, tune_command
+from edge.cli.parsing import add_commands, root_parser
 
 PROG = "ecg-trainer"
-COMMANDS = (download_command, presets_command, train_command, tune_command, evaluate_command)
+COMMANDS = ("download_command", "presets_command", "train_command", "tune_command", "evaluate_command")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
+    """Return the parser of all commands; raises MissingExtraError where they cannot be imported."""
     parser, subparsers = root_parser(
         PROG,
         "Trains, tunes and evaluates ECG classifiers on PTB-XL.",
@@ -29,6 +28,5 @@ def build_parser() -> argparse.ArgumentParser:
             "ecg-trainer evaluate --data ptb-xl --folds 9 --mode stream",
         ],
     )
-    for command in COMMANDS:
-        command.add_parser(subparsers)
+    add_commands(subparsers, "trainer", COMMANDS, extra="trainer")
     return parser

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from importlib import import_module
 
 from edge.cli.output import run_command
-from edge.cli.parsing import root_parser
+from edge.cli.parsing import add_commands, root_parser
 
 PROG = "ecg-edge"
 COMMANDS = ("run", "demo", "replay", "score", "check_config", "doctor")
@@ -36,6 +35,5 @@ def build_parser() -> argparse.ArgumentParser:
             "ecg-edge doctor                          what works on this machine, and what to do where it does not",
         ],
     )
-    for name in COMMANDS:
-        import_module(f"edge.cli.{name}").add_parser(subparsers)
+    add_commands(subparsers, "edge.cli", COMMANDS)
     return parser

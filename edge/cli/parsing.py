@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import TypeAlias
 
 from edge import RESEARCH_USE_ONLY, __version__
 from edge.cli.output import EXIT_USAGE
+from edge.errors import MissingExtraError
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What add_subparsers() returns; argparse has no public name for it."""
@@ -29,6 +31,21 @@ def root_parser(prog: str, description: str, examples: Sequence[str]) -> tuple[a
 
     parser.set_defaults(run=print_help)
     return parser, parser.add_subparsers(title="commands", metavar="COMMAND")
+
+
+def add_commands(subparsers: Subparsers, package: str, names: Sequence[str], extra: str | None = None) -> None:
+    """Add the commands of these modules of a package, each by its `add_parser`.
+
+    Raises MissingExtraError when a module needs what the extra would have installed.
+    """
+    for name in names:
+        try:
+            module = import_module(f"{package}.{name}")
+        except ModuleNotFoundError as error:
+            if extra is None or error.name is None or error.name.split(".")[0] == package.split(".")[0]:
+                raise
+            raise MissingExtraError(extra, error.name) from None
+        module.add_parser(subparsers)
 
 
 def add_command(

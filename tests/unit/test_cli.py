@@ -171,3 +171,12 @@ def test_the_sample_and_the_reference_are_printed(capsys: pytest.CaptureFixture[
 def test_python_dash_m_edge_is_the_same_program() -> None:
     ended = subprocess.run([sys.executable, "-m", "edge", "--version"], capture_output=True, text=True, check=True)
     assert ended.stdout == f"ecg-edge {__version__}\n"
+
+
+def test_a_trainer_command_on_a_device_says_what_to_install(tmp_path):
+    hidden = (
+        "import sys; sys.modules['torch'] = None; from trainer.cli import main; raise SystemExit(main(['presets']))"
+    )
+    done = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["ecg-trainer: error: torch is not installed; pip install 'ecg-edge[trainer]'"]

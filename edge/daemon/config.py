@@ -60,7 +60,11 @@ class ModelConfig(Section):
     )
     threads: int = Field(default=1, title="Threads", description="Threads one inference may use.", ge=1, le=64)
     max_batch: int = Field(
-        default=64, title="Largest batch", description="Streams scored in one inference.", ge=1, le=1024
+        default=16,
+        title="Largest batch",
+        description="Streams scored in one inference; beyond 16 a batch only takes longer (see make bench).",
+        ge=1,
+        le=1024,
     )
 
 

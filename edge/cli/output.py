@@ -50,7 +50,9 @@ def run_command(prog: str, build: Callable[[], argparse.ArgumentParser], argv: S
         args = build().parse_args(argv)
         status: int = args.run(args)
     except SystemExit as stop:  # argparse has printed its help or its error
-        return stop.code if isinstance(stop.code, int) else EXIT_OK
+        if isinstance(stop.code, str):
+            return fail(prog, stop.code)
+        return stop.code or EXIT_OK
     except EcgEdgeError as error:
         return fail(prog, str(error))
     except KeyboardInterrupt:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from edge.cli.output import EXIT_OK, emit_json, say
 from edge.cli.parsing import add_command
-from edge.errors import LeadsError
+from edge.errors import LeadsError, RecordError, TopicError
 from edge.replay.device import ENCODERS
 from edge.replay.patient import simulate
-from edge.replay.perturb import Network, resampled, with_noise
+from edge.replay.perturb import Network, resampled, with_gain, with_lead_off, with_noise
 from edge.replay.records import Recording, read_recording
 from edge.replay.session import Plan, play_devices
 from edge.signal.leads import LeadMap
-from edge.stream.topics import check_identifier
+from edge.stream.topics import RESERVED_DEVICES, check_identifier
 
 if TYPE_CHECKING:
     from edge.cli.parsing import Subparsers
@@ -41,7 +41,7 @@ def add_parser(subparsers: Subparsers) -> None:
             "ecg-edge replay ptb-xl/records100/00000/00001_lr --device bed-1",
             "ecg-edge replay mitdb/100 --speed 10 --json",
             "ecg-edge replay RECORD RECORD --between session --loss 0.01 --reorder 0.05 --jitter-ms 300",
-            "ecg-edge replay RECORD --noise nstdb/em --snr-db 6",
+            "ecg-edge replay RECORD --noise nstdb/em --snr-db 6 --lead-off V3",
             "ecg-edge replay --simulate 60 --devices 4 --loop",
         ],
     )
@@ -68,6 +68,10 @@ def add_parser(subparsers: Subparsers) -> None:
     trouble.add_argument("--reorder", type=_share, default=0.0, metavar="P", help="chance to come after the next one")
     trouble.add_argument("--noise", type=Path, metavar="RECORD", help="WFDB record to add (nstdb's bw, em, ma)")
     trouble.add_argument("--snr-db", type=float, default=12.0, metavar="DB", help="signal over noise (default: 12)")
+    trouble.add_argument(
+        "--lead-off", action="append", default=[], metavar="LEAD", help="take a lead off; may be repeated"
+    )
+    trouble.add_argument("--gain", type=_positive, default=1.0, metavar="X", help="so many times as large (default: 1)")
     trouble.add_argument("--seed", type=int, default=0, help="of all that is random (default: 0)")
 
 
@@ -84,33 +88,52 @@ def run(args: argparse.Namespace) -> int:
         loop=args.loop,
         network=Network(args.loss, args.duplicate, args.reorder, args.jitter_ms / 1000, args.seed),
     )
-    playlists: dict[str, Sequence[Recording]] = {
-        name: recordings_of(args, number) for number, name in enumerate(device_names(args.device, args.devices))
-    }
+    playlists = playlists_of(args)
     unfit = report(next(iter(playlists.values())))
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     sent = play_devices(plan, playlists, stop)
     if args.json:
-        emit_json({"devices": {name: asdict(done) for name, done in sent.items()}, "unfit": unfit})
+        emit_json(
+            {
+                "devices": {name: asdict(done) for name, done in sent.items()},
+                "sources": {name: [r.source for r in recordings] for name, recordings in playlists.items()},
+                "simulated": any(r.simulated for recordings in playlists.values() for r in recordings),
+                "unfit": unfit,
+            }
+        )
     else:
         total = sum(done.chunks for done in sent.values())
         say(f"{len(sent)} devices sent {total} chunks, {sum(done.bytes for done in sent.values()):,} bytes")
     return EXIT_OK
 
 
-def recordings_of(args: argparse.Namespace, number: int) -> list[Recording]:
-    """Return what one device plays, noise included; each simulated device is a patient of its own."""
-    recordings = [read_recording(path) for path in args.records]
-    if args.simulate is not None:
-        recordings.append(simulate(args.simulate, SIMULATED_RATE_HZ, args.seed + number))
-    if not recordings:
-        raise SystemExit("ecg-edge replay: error: name a RECORD, or say --simulate SECONDS")
-    if args.noise is None:
-        return recordings
-    noise = read_recording(args.noise)
-    return [with_noise(r, resampled(noise, r.rate_hz), args.snr_db, args.seed) for r in recordings]
+def playlists_of(args: argparse.Namespace) -> dict[str, Sequence[Recording]]:
+    """Return what each device plays, trouble included; each simulated device is a patient of its own.
+
+    Raises RecordError when there is nothing to play or a record cannot be read.
+    """
+    if not args.records and args.simulate is None:
+        raise RecordError("nothing to play: name a RECORD, or say --simulate SECONDS")
+    names = device_names(args.device, args.devices)
+    recordings = [troubled(read_recording(path), args) for path in args.records]
+    if args.simulate is None:
+        return dict.fromkeys(names, recordings)
+    return {
+        name: [*recordings, troubled(simulate(args.simulate, SIMULATED_RATE_HZ, args.seed + number), args)]
+        for number, name in enumerate(names)
+    }
+
+
+def troubled(recording: Recording, args: argparse.Namespace) -> Recording:
+    """Return a recording with the noise, the lost leads and the gain that were asked for."""
+    if args.noise is not None:
+        noise = resampled(read_recording(args.noise), recording.rate_hz)
+        recording = with_noise(recording, noise, args.snr_db, args.seed)
+    if args.lead_off:
+        recording = with_lead_off(recording, args.lead_off)
+    return recording if args.gain == 1 else with_gain(recording, args.gain)
 
 
 def report(recordings: Sequence[Recording]) -> dict[str, list[str]]:
@@ -127,14 +150,18 @@ def report(recordings: Sequence[Recording]) -> dict[str, list[str]]:
 
 
 def device_names(name: str, count: int) -> list[str]:
-    """Return the names of the devices."""
+    """Return the names of the devices; raises TopicError for one the contract does not allow."""
     names = [name] if count == 1 else [f"{name}-{number + 1}" for number in range(count)]
-    return [check_identifier(each, "device") for each in names]
+    for each in names:
+        check_identifier(each, "device")
+        if each in RESERVED_DEVICES:
+            raise TopicError(f"device name {each!r} is reserved; choose another with --device")
+    return names
 
 
 def _address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":") if text.count(":") == 1 else (text, "", "")
-    if not host or (port and not port.isdecimal()):
+    if not host or (port and not (port.isdecimal() and 1 <= int(port) <= 65535)):
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST or HOST:PORT")
     return host, int(port or DEFAULT_PORT)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from threading import Event
+from dataclasses import dataclass, replace
+from threading import Condition, Event
 
 import msgspec
 import numpy as np
@@ -13,8 +13,9 @@ import paho.mqtt.client as mqtt
 from numpy.typing import NDArray
 from paho.mqtt.enums import CallbackAPIVersion
 
-from edge.errors import TransportError
+from edge.errors import RecordError, TransportError
 from edge.replay.records import Recording
+from edge.signal.resample import SUPPORTED_RATES_HZ
 from edge.stream import wire
 from edge.stream.topics import info_topic, status_topic, wave_topic
 
@@ -23,6 +24,10 @@ MAX_IN_FLIGHT = 20
 MAX_WAITING = 200
 """Chunks that may wait for the broker before the device waits, too."""
 CONNECT_TIMEOUT_S = 10.0
+OUTAGE_TIMEOUT_S = 60.0
+"""How long a device waits for a broker that has gone before it gives up."""
+FAREWELL_TIMEOUT_S = 10.0
+RECONNECT_S = (1, 5)
 WAIT_STEP_S = 0.05
 
 Encoder = Callable[[wire.Chunk], bytes]
@@ -33,8 +38,15 @@ ENCODERS: dict[str, Encoder] = {"msgpack": wire.encode_msgpack, "json": wire.enc
 class Departure:
     """A chunk and when it leaves, in seconds of stream time since the device's first sample."""
 
-    due_s: float
+    taken_s: float
+    """When its last sample was taken."""
     chunk: wire.Chunk
+    late_s: float = 0.0
+
+    @property
+    def due_s(self) -> float:
+        """When it leaves."""
+        return self.taken_s + self.late_s
 
 
 @dataclass
@@ -52,11 +64,13 @@ def chunks_of(
     """Cut recordings, played one after another, into chunks; each is due when its last sample would have been taken.
 
     With a cross-fade they are one session and one signal; with None each begins a session of its own. Recordings of one
-    session must share rate and leads. Raises ValueError when they do not.
+    session must share rate and leads. Raises RecordError when they do not, or when the wire has no such rate.
     """
     number = index = 0
     elapsed_s = 0.0
     for played, samples, recording in _passages(recordings, crossfade_s):
+        if recording.rate_hz not in SUPPORTED_RATES_HZ:
+            raise RecordError(f"{recording.name} has {recording.rate_hz} samples per second, not {SUPPORTED_RATES_HZ}")
         if crossfade_s is None and played > 0:
             index = 0
         name = session if crossfade_s is not None else f"{session}-{played + 1}"
@@ -89,7 +103,10 @@ def _passages(
             number, tail, before = held
             if crossfade_s:
                 if (before.rate_hz, before.leads) != (recording.rate_hz, recording.leads):
-                    raise ValueError(f"{recording.name} and {before.name} differ in rate or leads: start a new session")
+                    raise RecordError(
+                        f"{before.name} cannot fade into {recording.name}, which has another rate or other leads: "
+                        "let each begin a session of its own (--between session)"
+                    )
                 count = min(round(crossfade_s * recording.rate_hz), len(tail), len(samples))
                 weight = np.arange(1, count + 1)[:, None] / (count + 1)
                 mixed = (1 - weight) * tail[len(tail) - count :] + weight * samples[:count]
@@ -102,41 +119,52 @@ def _passages(
 
 
 class Device:
-    """One device on a broker, with its own connection. Use it as a context manager."""
+    """One device on a broker, with its own connection. Use it as a context manager.
+
+    A broker that goes away is waited for, then given everything it has not acknowledged.
+    """
 
     def __init__(self, name: str, host: str, port: int, encode: Encoder = wire.encode_msgpack) -> None:
         """Describe the device; entering the context connects it."""
         self.name, self.sent = name, Sent()
         self._address, self._encode = (host, port), encode
         self._connected = Event()
+        self._acknowledged = Condition()
+        self._waiting = 0  # publications the broker has not acknowledged
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"device-{name}")
         self._client.max_inflight_messages_set(MAX_IN_FLIGHT)
+        self._client.reconnect_delay_set(*RECONNECT_S)
         self._client.will_set(status_topic(name), _status("offline"), qos=1, retain=True)
         self._client.on_connect = lambda client, data, flags, code, properties: self._greet(code.is_failure)
+        self._client.on_publish = lambda *_: self._note_acknowledged()
 
     def __enter__(self) -> Device:
         try:
             self._client.connect(*self._address)
         except OSError as error:
-            host, port = self._address
             raise TransportError(
-                f"no broker answers on {host}:{port} ({error}); start one, or name it with --broker"
+                f"no broker answers on {self._where} ({error}); start one, or name it with --broker"
             ) from None
         self._client.loop_start()
         if not self._connected.wait(CONNECT_TIMEOUT_S):
             self._client.loop_stop()
-            raise TransportError(
-                f"the broker on {self._address[0]}:{self._address[1]} does not let device {self.name} in"
-            )
+            raise TransportError(f"the broker on {self._where} does not let device {self.name} in")
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._client.publish(status_topic(self.name), _status("offline"), qos=1, retain=True)
-        deadline_s = time.monotonic() + CONNECT_TIMEOUT_S
-        while self._client.want_write() and time.monotonic() < deadline_s:
-            self._connected.wait(WAIT_STEP_S)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Leave when the broker has acknowledged everything.
+
+        To leave sooner would lose the last chunks, and the acknowledgements left unread would reset the connection,
+        upon which the broker publishes the will.
+        """
+        self._publish(status_topic(self.name), _status("offline"), retain=True)
+        delivered = self._await_at_most(0, FAREWELL_TIMEOUT_S)
         self._client.disconnect()
         self._client.loop_stop()
+        if not delivered and kind is None:
+            raise TransportError(
+                f"the broker on {self._where} has not acknowledged the last {self._waiting} messages of {self.name}"
+            )
 
     def play(
         self,
@@ -148,43 +176,67 @@ class Device:
         """Publish chunks as they fall due, on a monotonic clock that does not drift, until they end or `stop` is set.
 
         speed: stream seconds per second. on_sent is called right before a chunk is handed to the client.
+        Raises TransportError when the broker stays away.
         """
         begun_s, begun_ns = time.monotonic(), time.time_ns()
         layout = None
         for departure in departures:
             if stop.wait(max(0.0, begun_s + departure.due_s / speed - time.monotonic())):
                 return
+            if not self._await_at_most(MAX_WAITING, OUTAGE_TIMEOUT_S, stop):
+                if stop.is_set():
+                    return
+                raise TransportError(f"the broker on {self._where} has been away for {OUTAGE_TIMEOUT_S:g} s")
             chunk = stamped(departure, begun_ns)
             if chunk.layout != layout:
                 layout = chunk.layout
-                self._client.publish(info_topic(self.name), _info(chunk), qos=1, retain=True)
+                self._publish(info_topic(self.name), _info(chunk), retain=True)
             on_sent(chunk)
-            self._publish(chunk, stop)
+            self._send(chunk)
 
-    def _publish(self, chunk: wire.Chunk, stop: Event) -> None:
+    @property
+    def _where(self) -> str:
+        return f"{self._address[0]}:{self._address[1]}"
+
+    def _send(self, chunk: wire.Chunk) -> None:
         payload = self._encode(chunk)
-        info = self._client.publish(wave_topic(self.name), payload, qos=1)
+        self._publish(wave_topic(self.name), payload)
         self.sent.chunks += 1
         self.sent.samples += len(chunk.samples)
         self.sent.bytes += len(payload)
-        if self.sent.chunks % MAX_WAITING == 0:  # a broker slower than the device holds it up here
-            while not info.is_published() and not stop.wait(WAIT_STEP_S):
-                pass
+
+    def _publish(self, topic: str, payload: bytes, retain: bool = False) -> None:
+        """Hand a message to the client, which keeps it until it is acknowledged, connected or not."""
+        with self._acknowledged:
+            self._waiting += 1
+        self._client.publish(topic, payload, qos=1, retain=retain)
+
+    def _note_acknowledged(self) -> None:
+        with self._acknowledged:
+            self._waiting -= 1
+            self._acknowledged.notify_all()
+
+    def _await_at_most(self, count: int, timeout_s: float, stop: Event | None = None) -> bool:
+        """Wait until so few messages are unacknowledged; False when time is up or `stop` is set before."""
+        deadline_s = time.monotonic() + timeout_s
+        with self._acknowledged:
+            while self._waiting > count:
+                if time.monotonic() >= deadline_s or (stop is not None and stop.is_set()):
+                    return False
+                self._acknowledged.wait(WAIT_STEP_S)
+        return True
 
     def _greet(self, refused: bool) -> None:
         if not refused:
-            self._client.publish(status_topic(self.name), _status("online"), qos=1, retain=True)
+            self._publish(status_topic(self.name), _status("online"), retain=True)
             self._connected.set()
 
 
 def stamped(departure: Departure, begun_ns: int) -> wire.Chunk:
-    """Return the chunk with the UTC time of its first sample, in stream time from the device's start."""
+    """Return the chunk with the UTC time at which its first sample was taken, however late it leaves."""
     chunk = departure.chunk
-    first_s = departure.due_s - len(chunk.samples) / chunk.rate_hz
-    return wire.Chunk(
-        chunk.session, chunk.number, chunk.index, begun_ns + round(first_s * 1e9), chunk.rate_hz, chunk.leads,
-        chunk.samples, chunk.unit, chunk.gain, chunk.baseline, chunk.flags,
-    )  # fmt: skip
+    first_s = departure.taken_s - len(chunk.samples) / chunk.rate_hz
+    return replace(chunk, time_ns=begun_ns + round(first_s * 1e9))
 
 
 def _status(state: str) -> bytes:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.errors import RecordError
 from edge.replay.device import Departure
 from edge.replay.records import Recording
+from edge.signal.leads import canonical_lead
 
 FloatArray = NDArray[np.float64]
+
+LIMB_SHARES = {"III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF": (-0.5, 1.0)}
+"""The other limb leads as shares of I and II (Einthoven 1912, Goldberger 1942)."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Network:
         for number, departure in enumerate(departures):
             yield from _due(waiting, departure.due_s)
             for late_s in self._delays(departure, rng):
-                arrival = replace(departure, due_s=departure.due_s + late_s)
+                arrival = replace(departure, late_s=late_s)
                 heapq.heappush(waiting, (arrival.due_s, 2 * number + (late_s > 0), arrival))
         yield from _due(waiting, float("inf"))
 
@@ -57,18 +62,46 @@ def with_noise(recording: Recording, noise: Recording, snr_db: float, seed: int 
     """Return a recording with another's signal added as noise, at a ratio of powers in decibels.
 
     Power is the variance over the whole recording, taken lead by lead; the noise's leads are used in turn, from a
-    random place on, repeated as needed. It must have the same rate.
+    random place on, repeated as needed. It must have the same rate. Where I and II are there, the noise of the other
+    limb leads follows from theirs, as at real electrodes: Einthoven's law survives, and their ratio is what results.
     """
     rng = np.random.default_rng(seed)
-    noisy = recording.samples_mv.copy()
-    for lead in range(noisy.shape[1]):
-        source = noise.samples_mv[:, lead % noise.samples_mv.shape[1]]
-        added = np.resize(np.roll(source, -int(rng.integers(len(source)))), len(noisy))
-        added = added - added.mean()
-        power, noise_power = np.nanvar(noisy[:, lead]), added.var()
-        if noise_power > 0:
-            noisy[:, lead] += added * np.sqrt(power / noise_power / 10 ** (snr_db / 10))
-    return replace(recording, samples_mv=noisy, source=f"{recording.source} + {noise.name} at {snr_db:g} dB")
+    added = np.zeros_like(recording.samples_mv)
+    for lead, signal in enumerate(recording.samples_mv.T):
+        source = np.nan_to_num(noise.samples_mv[:, lead % noise.samples_mv.shape[1]])
+        part = np.resize(np.roll(source, -int(rng.integers(len(source)))), len(signal))
+        valid = signal[np.isfinite(signal)]
+        if part.var() > 0 and len(valid):
+            added[:, lead] = (part - part.mean()) * np.sqrt(valid.var() / part.var() / 10 ** (snr_db / 10))
+    _follow_limb_leads(added, recording.leads)
+    source_text = f"{recording.source} + {noise.name} at {snr_db:g} dB"
+    return replace(recording, samples_mv=recording.samples_mv + added, source=source_text)
+
+
+def _follow_limb_leads(added: FloatArray, leads: tuple[str, ...]) -> None:
+    """Make the other limb leads of (samples, leads) what I and II make them."""
+    if {"I", "II"} <= set(leads):
+        one, two = added[:, leads.index("I")], added[:, leads.index("II")]
+        for lead, (of_one, of_two) in LIMB_SHARES.items():
+            if lead in leads:
+                added[:, leads.index(lead)] = of_one * one + of_two * two
+
+
+def with_lead_off(recording: Recording, leads: Sequence[str]) -> Recording:
+    """Return a recording with leads off, all their samples invalid; raises RecordError for a lead it does not have."""
+    samples = recording.samples_mv.copy()
+    for name in map(canonical_lead, leads):
+        if name not in recording.leads:
+            raise RecordError(f"{recording.name} has no lead {name} to take off; it has {', '.join(recording.leads)}")
+        samples[:, recording.leads.index(name)] = np.nan
+    return replace(recording, samples_mv=samples, source=f"{recording.source}, {', '.join(leads)} off")
+
+
+def with_gain(recording: Recording, factor: float) -> Recording:
+    """Return a recording so many times as large, as a wrongly calibrated device would send it."""
+    return replace(
+        recording, samples_mv=recording.samples_mv * factor, source=f"{recording.source}, {factor:g} times as large"
+    )
 
 
 def resampled(recording: Recording, rate_hz: int) -> Recording:

@@ -52,11 +52,13 @@ def read_recording(path: Path) -> Recording:
         record = wfdb.rdrecord(str(stem))
         samples = np.asarray(record.p_signal, dtype=np.float64)
         scale = [VOLT_UNITS[unit.lower()] for unit in record.units]
+        leads = tuple(canonical_lead(name) for name in record.sig_name)
     except KeyError as error:
         raise RecordError(f"record {stem}: unit {error} is not a voltage") from None
     except (OSError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise RecordError(f"record {stem} cannot be read: {error}") from None
-    leads = tuple(canonical_lead(name) for name in record.sig_name)
+    if not samples.size:
+        raise RecordError(f"record {stem} has no samples")
     if float(record.fs) != round(record.fs):
         raise RecordError(f"record {stem}: {record.fs} samples per second is not a whole number")
     return Recording(stem.name, round(record.fs), leads, samples * scale, f"WFDB record {stem.name}")
@@ -65,13 +67,12 @@ def read_recording(path: Path) -> Recording:
 def choose_from_ptbxl(root: Path, superclasses: Sequence[str], per_class: int) -> list[Path]:
     """Return records of a PTB-XL root that have exactly one superclass, the first few of each that are stored.
 
-    Raises RecordError when the root is not one or holds none.
+    Raises RecordError when the root is not one or lacks records of a superclass.
     """
-    superclass_of = {
-        row[""]: row["diagnostic_class"] for row in _rows(root / STATEMENTS_NAME) if row["diagnostic"] in ("1", "1.0")
-    }
+    statements = _rows(root / STATEMENTS_NAME, ("", "diagnostic", "diagnostic_class"))
+    superclass_of = {row[""]: row["diagnostic_class"] for row in statements if row["diagnostic"] in ("1", "1.0")}
     chosen: dict[str, list[Path]] = {name: [] for name in superclasses}
-    for row in _rows(root / TABLE_NAME):
+    for row in _rows(root / TABLE_NAME, ("scp_codes", "filename_lr")):
         found = {superclass_of[code] for code in _codes(row["scp_codes"]) if code in superclass_of}
         wanted = chosen.get(next(iter(found))) if len(found) == 1 else None
         path = root / row["filename_lr"]
@@ -79,22 +80,28 @@ def choose_from_ptbxl(root: Path, superclasses: Sequence[str], per_class: int) -
             wanted.append(path)
         if all(len(paths) == per_class for paths in chosen.values()):
             break
-    if not any(chosen.values()):
-        raise RecordError(f"{root} holds no labelled 100 Hz records")
+    lacking = [name for name, paths in chosen.items() if not paths]
+    if lacking:
+        raise RecordError(f"{root} holds no 100 Hz record of {', '.join(lacking)} alone; name records instead")
     return [path for paths in zip(*chosen.values(), strict=False) for path in paths]
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+            table = csv.DictReader(file)
+            lacking = set(columns) - set(table.fieldnames or ())
+            rows = list(table)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RecordError(f"{path} cannot be read ({error}); a PTB-XL root has it") from None
+    if lacking:
+        raise RecordError(f"{path} has no column {', '.join(sorted(lacking))}; it is not PTB-XL's")
+    return rows
 
 
 def _codes(text: str) -> list[str]:
     try:
         codes = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return []
     return list(codes) if isinstance(codes, dict) else []

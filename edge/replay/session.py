@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from threading import Event
 
@@ -40,7 +40,8 @@ def play_devices(
 ) -> dict[str, Sent]:
     """Play each device's recordings until all have ended or `stop` is set; return what each has sent.
 
-    Raises TransportError when a device finds no broker; the others are stopped then.
+    Raises TransportError when a device finds no broker and RecordError when its recordings cannot be played; the others
+    are stopped then.
     """
     session = f"replay-{time.time_ns() // 1_000_000}"
     with ThreadPoolExecutor(len(playlists), thread_name_prefix="device") as threads:
@@ -49,6 +50,8 @@ def play_devices(
             for number, (name, recordings) in enumerate(playlists.items())
         }
         try:
+            for job in as_completed(jobs.values()):
+                job.result()
             return {name: job.result() for name, job in jobs.items()}
         except BaseException:
             stop.set()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-from threading import Event
+import time
+from threading import Event, Timer
 
 import numpy as np
 import pytest
+import wfdb
 
 from edge.cli import main
-from edge.errors import TransportError
+from edge.errors import RecordError, TransportError
 from edge.replay.device import ENCODERS
 from edge.replay.patient import simulate
 from edge.replay.perturb import Network
@@ -26,8 +29,6 @@ def plan_for(broker, **changes):
 
 async def played(broker, plan, playlists):
     """Play in a thread while a subscriber listens; return device → chunks, and the other messages."""
-    import asyncio
-
     async with MqttClient(settings_for(broker, "ward"), "ecg/v1/#") as ward:
         sent = await asyncio.to_thread(play_devices, plan, playlists, Event())
         total = sum(done.chunks for done in sent.values())
@@ -69,6 +70,97 @@ async def test_trouble_comes_as_asked(broker):
     assert 120 < len(set(numbers)) < 190  # of 200
     assert len(numbers) > len(set(numbers))
     assert numbers != sorted(numbers)
+
+
+async def test_nothing_is_lost_when_a_device_outruns_the_broker_and_leaves(broker):
+    recording = simulate(79.0, 500)  # 395 chunks: as many as may wait are left at the end
+    arrived, others = await played(broker, plan_for(broker, speed=1e6), {"bed-1": [recording]})
+    assert sum(len(chunk.samples) for chunk in arrived["bed-1"]) == 39_500
+    said = [json.loads(m.payload)["state"] for m in others if m.topic.endswith("/status")]
+    assert said == ["online", "offline"]  # its own good-bye, not also its will
+
+
+async def test_a_broker_that_restarts_is_given_every_chunk(broker):
+    recording = simulate(60.0, 100)
+    restarting = Timer(0.3, broker.restart)
+    async with MqttClient(settings_for(broker, "ward", session_expiry_s=60), "ecg/v1/+/wave") as ward:
+        restarting.start()
+        sent = await asyncio.to_thread(play_devices, plan_for(broker), {"bed-1": [recording]}, Event())
+        assert sent["bed-1"].samples == 6000
+        await eventually(lambda: {wire.decode(p).number for p in ward.payloads} == set(range(300)), what="every chunk")
+    restarting.join()
+
+
+async def test_stopping_leaves_at_once_and_says_good_bye(broker):
+    stop = Event()
+    async with MqttClient(settings_for(broker, "ward"), "ecg/v1/#") as ward:
+        playing = asyncio.create_task(
+            asyncio.to_thread(play_devices, plan_for(broker, speed=1.0), {"bed-1": [simulate(600.0, 100)]}, stop)
+        )
+        await eventually(lambda: any(m.topic.endswith("/wave") for m in ward.messages), what="the first chunk")
+        stop.set()
+        sent = await asyncio.wait_for(playing, 5.0)
+        assert 1 <= sent["bed-1"].chunks < 100
+        await eventually(lambda: any(b"offline" in payload for payload in ward.payloads), what="the good-bye")
+
+
+async def test_a_chunk_is_never_sent_before_it_could_have_been_taken(broker):
+    begun_s, moments = time.monotonic(), []
+    await asyncio.to_thread(
+        play_devices, plan_for(broker, speed=4.0), {"bed-1": [simulate(4.0, 100)]}, Event(),
+        lambda device, chunk: moments.append((chunk.end / 100 / 4.0, time.monotonic() - begun_s)),
+    )  # fmt: skip
+    assert len(moments) == 20
+    assert all(sent_s >= due_s for due_s, sent_s in moments)
+
+
+def test_one_device_that_cannot_play_stops_the_others(broker):
+    playlists = {"bed-1": [simulate(600.0, 100)], "bed-2": [simulate(1.0, 100), simulate(1.0, 500)]}
+    begun_s = time.monotonic()
+    with pytest.raises(RecordError, match="--between session"):
+        play_devices(plan_for(broker, speed=1.0), playlists, Event())
+    assert time.monotonic() - begun_s < 30.0
+
+
+def test_the_command_plays_two_leads_and_says_what_is_missing(broker, tmp_path, capsys):
+    samples_mv = np.random.default_rng(0).normal(size=(3600, 2)).round(2)
+    wfdb.wrsamp("made", 360, ["mV", "mV"], ["MLII", "V1"], p_signal=samples_mv, fmt=["16", "16"],
+                write_dir=str(tmp_path))  # fmt: skip
+    address = f"{broker.host}:{broker.port}"
+    assert main(["replay", str(tmp_path / "made"), "--broker", address, "--speed", "500", "--json"]) == 0
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert result["devices"]["replay"]["samples"] == 3600
+    assert result["unfit"]["made"][:2] == ["I", "II"]
+    assert result["simulated"] is False
+    assert "unfit" in printed.err
+
+
+def test_the_command_labels_a_simulated_patient(broker, capsys):
+    address = f"{broker.host}:{broker.port}"
+    assert main(["replay", "--simulate", "2", "--devices", "2", "--broker", address, "--speed", "50", "--json"]) == 0
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert result["simulated"] is True
+    assert result["sources"] == {
+        f"replay-{k}": [f"simulated patient {k - 1} (not real ECG)"] for k in (1, 2)
+    }  # fmt: skip
+    assert "not real ECG" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "nothing to play"),
+        (["--simulate", "1", "--device", "edge"], "reserved"),
+        (["--simulate", "1", "--broker", "here:70000"], "HOST:PORT"),
+        (["--simulate", "1", "--lead-off", "V9"], "no lead V9"),
+        (["--simulate", "1", "--loss", "2"], "between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_played_is_refused_in_words(arguments, said, capsys):
+    assert main(["replay", *arguments]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_without_a_broker_it_says_so_in_one_line():

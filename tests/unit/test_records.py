@@ -51,6 +51,21 @@ def test_a_header_that_is_no_header_is_one_clear_line(tmp_path):
         read_recording(tmp_path / "junk")
 
 
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("junk 0 360 10\n", "no samples|cannot be read"),
+        ("junk 1 360 10\njunk.dat 16 200/mmHg 16 0 0 0 0 ABP\n", "not a voltage"),
+        ("junk 1 360 10\njunk.dat 16 200/mV 16 0 0 0 0\n", "cannot be read"),
+    ],
+)
+def test_a_record_without_usable_leads_is_one_clear_line(tmp_path, header, said):
+    (tmp_path / "junk.hea").write_text(header)
+    (tmp_path / "junk.dat").write_bytes(b"\0" * 20)
+    with pytest.raises(RecordError, match=said):
+        read_recording(tmp_path / "junk")
+
+
 def test_records_are_chosen_by_what_they_show(tmp_path):
     rows = rows_of(["NORM", "IMI"], folds=[1, 2])
     chosen = choose_from_ptbxl(write_ptbxl(tmp_path, rows), ("NORM", "MI"), per_class=1)
@@ -61,6 +76,19 @@ def test_records_are_chosen_by_what_they_show(tmp_path):
 def test_a_folder_that_is_no_ptbxl_is_said_to_be_none(tmp_path):
     with pytest.raises(RecordError, match="PTB-XL root"):
         choose_from_ptbxl(tmp_path, ("NORM",), 1)
+
+
+def test_a_superclass_without_records_is_named(tmp_path):
+    root = write_ptbxl(tmp_path, rows_of(["NORM", "IMI"], folds=[1, 2]))
+    with pytest.raises(RecordError, match="no 100 Hz record of HYP, CD alone"):
+        choose_from_ptbxl(root, ("NORM", "HYP", "CD"), 1)
+
+
+def test_a_table_without_its_columns_is_one_clear_line(tmp_path):
+    root = write_ptbxl(tmp_path, rows_of(["NORM"], folds=[1]))
+    (root / "scp_statements.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(RecordError, match="no column"):
+        choose_from_ptbxl(root, ("NORM",), 1)
 
 
 def test_ptbxl_reads_at_both_rates(ptbxl_root):

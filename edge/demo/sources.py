@@ -20,6 +20,7 @@ PHYSIONET = "https://physionet.org/files/ptb-xl/1.0.3/"
 TIMEOUT_S = 5.0
 MAX_FILE_BYTES = 1_000_000
 RECORD_S = 10.0
+STRETCH_RECORDS = 3
 SIMULATED_RATE_HZ = 500
 CLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 
@@ -85,15 +86,23 @@ def _from_download(devices: int, seconds: float, say: Callable[[str], None]) -> 
 
 
 def _alternating(by_class: dict[str, list[Recording]], devices: int, seconds: float) -> dict[str, Sequence[Recording]]:
-    """Give each device a normal stretch, then one of its own class, and again, so that conditions come and go."""
+    """Give each device stretches of normal records and of one class in turn, so that conditions come and go.
+
+    Neighbours begin with different stretches, and with different records of them.
+    """
     sick = [name for name in by_class if name != "NORM" and by_class[name]]
     playlists: dict[str, Sequence[Recording]] = {}
     for k, device in enumerate(device_names(devices)):
-        stretches = [by_class["NORM"][:3], by_class[sick[k % len(sick)]][:3]]
+        stretches = [_from(by_class["NORM"], k), _from(by_class[sick[k % len(sick)]], k // len(sick))]
         wanted = int(seconds / RECORD_S) + 1
-        played = [recording for turn in range(wanted) for recording in stretches[turn % 2]]
+        played = [recording for turn in range(wanted) for recording in stretches[(turn + k) % 2]]
         playlists[device] = played[:wanted]
     return playlists
+
+
+def _from(recordings: Sequence[Recording], first: int, count: int = STRETCH_RECORDS) -> list[Recording]:
+    """Return some recordings from one on, around the end."""
+    return [recordings[(first + k) % len(recordings)] for k in range(count)] if recordings else []
 
 
 def _rotated(recordings: Sequence[Recording], devices: int, seconds: float) -> dict[str, Sequence[Recording]]:

@@ -16,7 +16,7 @@ from edge.demo.watcher import Picture, StreamPicture
 
 BAR_CELLS = 4
 CLASS_CELLS = BAR_CELLS + 6
-FIXED_CELLS = 39  # device, state, quality and all that frames them
+FIXED_CELLS = 33  # device, state, quality and all that frames them
 MIN_STRIP_CELLS, MAX_STRIP_CELLS = 12, 48
 STRIP_ROWS = 2
 STRIP_RANGE_MV = (-0.7, 1.5)

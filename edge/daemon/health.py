@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -80,8 +79,12 @@ class HealthReporter:
                     node_health_topic(self._node), msgspec.json.encode(self.picture()), retain=True
                 )
             self._notifier.status(self.status_line())
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._news.wait(), STATUS_PERIOD_S)
+            # No wait_for: up to Python 3.11 it swallows a cancellation that comes together with the news.
+            timer = asyncio.get_running_loop().call_later(STATUS_PERIOD_S, self._news.set)
+            try:
+                await self._news.wait()
+            finally:
+                timer.cancel()
 
     def _is_due(self) -> bool:
         return self._published_s is None or self._clock.monotonic_s() - self._published_s >= HEALTH_PERIOD_S

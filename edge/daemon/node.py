@@ -41,6 +41,8 @@ ALERTS_NAME = "alerts.sqlite"
 SNAPSHOTS_NAME = "snapshots.sqlite"
 DRAIN_DEADLINE_S = 5.0
 DRAIN_POLL_S = 0.02
+CANCEL_AGAIN_S = 4.0
+"""Longer than a transport takes to say goodbye."""
 
 log = structlog.get_logger(__name__)
 
@@ -259,9 +261,12 @@ async def _until(holds: Callable[[], bool], deadline_s: float) -> None:
 
 
 async def _cancel(tasks: list[asyncio.Task[object]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    """Cancel tasks until all have ended: one that loses a cancellation is told again, and does not hold up the end."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
 
 
 def _make_state_dir(path: Path) -> None:

@@ -65,6 +65,7 @@ def test_a_reload_takes_a_changed_policy_into_effect(open_site: OpenSite, alarms
     chunks = chunks_of(samples)
     site.devices.send("bed", chunks[:12])
     raised = site.ward.await_alert("bed", "mi", "raised")
+    site.ward.await_scores("bed", 12)  # the reload must meet no hop of the old policy still waiting
     site.daemon.configure(alerts={"classes": {"MI": {"on": 1.0, "off": 1.0, "dwell_s": 2.0}}})
     site.daemon.reload()
     (line,) = site.daemon.events("reloaded")

@@ -1,0 +1,101 @@
+"""The health reporter: news is told at once, and nothing keeps it from ending."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+
+from edge.clock import SystemClock
+from edge.daemon.health import HealthReporter, progress_of
+from edge.daemon.node import _cancel
+from edge.daemon.systemd import Notifier
+from edge.daemon.transport import ConnectionState
+from edge.runtime.bundle import load_bundle
+from edge.stream.assembler import AssemblerCounters
+from tests.helpers import eventually
+
+
+class Published:
+    """Stands in for the outbox: keeps what is published."""
+
+    pending = 0
+
+    def __init__(self):
+        self.messages = []
+
+    async def publish(self, topic, payload, retain=False):
+        self.messages.append((topic, msgspec.json.decode(payload), retain))
+
+
+@pytest.fixture
+def transport():
+    return SimpleNamespace(state=ConnectionState.CONNECTED, problem=None, dropped=0)
+
+
+@pytest.fixture
+def published():
+    return Published()
+
+
+@pytest.fixture
+def reporter(transport, published):
+    runtime = SimpleNamespace(bundle=load_bundle(), name="onnxruntime")
+    streams = SimpleNamespace(totals=AssemblerCounters(), dropped_samples=0)
+    return HealthReporter("n1", runtime, [], streams, published, transport, SystemClock(), Notifier(None))
+
+
+async def until_published(published, count):
+    await eventually(lambda: len(published.messages) >= count, what=f"{count} pictures")
+
+
+async def test_health_is_told_at_the_start_and_again_when_the_connection_changes(reporter, published):
+    task = asyncio.create_task(reporter.run())
+    await until_published(published, 1)
+    reporter.connection_changed()
+    await until_published(published, 2)
+    await _cancel([task])
+    topic, picture, retain = published.messages[-1]
+    assert (topic, retain, picture["connected"]) == ("ecg/v1/edge/n1/health", True, True)
+
+
+@pytest.mark.parametrize("news_first", [True, False])
+async def test_news_that_comes_with_the_end_does_not_prevent_it(reporter, published, news_first):
+    task = asyncio.create_task(reporter.run())
+    await until_published(published, 1)
+    await asyncio.sleep(0)
+    if news_first:
+        reporter.connection_changed()
+    task.cancel()
+    if not news_first:
+        reporter.connection_changed()
+    done, _ = await asyncio.wait([task], timeout=1.0)
+    assert task in done
+
+
+async def test_a_task_that_loses_a_cancellation_is_told_again(monkeypatch):
+    monkeypatch.setattr("edge.daemon.node.CANCEL_AGAIN_S", 0.01)
+
+    async def deaf():
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(deaf())
+    await asyncio.sleep(0)
+    await asyncio.wait_for(_cancel([task]), 5.0)
+    assert task.cancelled()
+
+
+def test_progress_is_a_new_batch_or_nothing_to_do():
+    state = {"batches": 0, "busy": True}
+    moved = progress_of(lambda: state["batches"], lambda: state["busy"])
+    assert moved()
+    assert not moved()
+    state["batches"] = 1
+    assert moved()
+    state["busy"] = False
+    assert moved()

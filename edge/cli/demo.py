@@ -10,8 +10,8 @@ from rich.console import Console
 
 from edge import RESEARCH_USE_ONLY
 from edge.cli.output import EXIT_FAILED, EXIT_OK, emit_json, say
-from edge.cli.parsing import add_command
-from edge.demo.demo import Demo, save_picture, summary
+from edge.cli.parsing import add_command, count, positive
+from edge.demo.demo import Demo, DemoError, save_picture, summary
 from edge.demo.sources import choose_source
 from edge.runtime.bundle import load_bundle
 
@@ -38,20 +38,23 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--records", nargs="+", type=Path, default=[], metavar="RECORD", help="WFDB records to play")
     parser.add_argument("--data", type=Path, metavar="DIR", help="a PTB-XL root to choose records from")
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="a model bundle (default: the one that ships)")
-    parser.add_argument("--devices", type=int, default=4, metavar="N", help="devices (default: 4)")
-    parser.add_argument("--seconds", type=float, default=40.0, metavar="S", help="how long it runs (default: 40)")
-    parser.add_argument("--speed", type=float, default=3.0, metavar="X", help="ECG seconds per second (default: 3)")
+    parser.add_argument("--devices", type=count, default=4, metavar="N", help="devices (default: 4)")
+    parser.add_argument("--seconds", type=positive, default=40.0, metavar="S", help="how long it runs (default: 40)")
+    parser.add_argument("--speed", type=positive, default=3.0, metavar="X", help="ECG seconds per second (default: 3)")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="write the last frame as an SVG")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo; 1 when nothing was scored."""
+    """Run the demo; 1 when nothing was scored or a part of it died."""
     load_bundle(args.bundle)  # a damaged bundle is told here, not by a child process
-    devices = max(1, args.devices)
-    source = choose_source(args.records, args.data, devices, args.seconds * args.speed, say)
-    say(f"{source.description}, {devices} devices at {args.speed:g} times real time. {RESEARCH_USE_ONLY}")
+    source = choose_source(args.records, args.data, args.devices, args.seconds * args.speed, say)
+    say(f"{source.description}, {args.devices} devices at {args.speed:g} times real time. {RESEARCH_USE_ONLY}")
     demo = Demo(source, args.seconds, args.speed, args.bundle)
-    picture = demo.run(Console(stderr=True))
+    try:
+        picture = demo.run(Console(stderr=True))
+    except DemoError as error:
+        say(f"ecg-edge demo: {error}")
+        return EXIT_FAILED
     result = summary(picture, source)
     if args.picture is not None:
         save_picture(args.picture, demo, picture)

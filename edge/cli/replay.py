@@ -11,7 +11,7 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from edge.cli.output import EXIT_OK, emit_json, say
-from edge.cli.parsing import add_command
+from edge.cli.parsing import add_command, count, positive
 from edge.errors import LeadsError, RecordError, TopicError
 from edge.replay.device import ENCODERS
 from edge.replay.patient import simulate
@@ -46,17 +46,15 @@ def add_parser(subparsers: Subparsers) -> None:
         ],
     )
     parser.add_argument("records", nargs="*", type=Path, metavar="RECORD", help="WFDB records, without ending")
-    parser.add_argument("--simulate", type=_positive, metavar="SECONDS", help="play a simulated patient (not real ECG)")
+    parser.add_argument("--simulate", type=positive, metavar="SECONDS", help="play a simulated patient (not real ECG)")
     where = parser.add_argument_group("where to")
     where.add_argument("--broker", type=_address, default=("127.0.0.1", DEFAULT_PORT), metavar="HOST[:PORT]",
                        help="the MQTT broker (default: 127.0.0.1:1883)")  # fmt: skip
     where.add_argument("--device", default="replay", metavar="NAME", help="name of the device (default: replay)")
-    where.add_argument("--devices", type=_count, default=1, metavar="N", help="play on N devices, NAME-1 to NAME-N")
+    where.add_argument("--devices", type=count, default=1, metavar="N", help="play on N devices, NAME-1 to NAME-N")
     pace = parser.add_argument_group("how")
-    pace.add_argument("--speed", type=_positive, default=1.0, metavar="X", help="ECG seconds per second (default: 1)")
-    pace.add_argument(
-        "--chunk-ms", type=_positive, default=200.0, metavar="MS", help="of ECG in a chunk (default: 200)"
-    )
+    pace.add_argument("--speed", type=positive, default=1.0, metavar="X", help="ECG seconds per second (default: 1)")
+    pace.add_argument("--chunk-ms", type=positive, default=200.0, metavar="MS", help="of ECG in a chunk (default: 200)")
     pace.add_argument("--encoding", choices=tuple(ENCODERS), default="msgpack", help="of payloads (default: msgpack)")
     pace.add_argument("--between", choices=("crossfade", "session"), default="crossfade",
                       help="one record fades into the next, or begins a session (default: crossfade)")  # fmt: skip
@@ -71,7 +69,7 @@ def add_parser(subparsers: Subparsers) -> None:
     trouble.add_argument(
         "--lead-off", action="append", default=[], metavar="LEAD", help="take a lead off; may be repeated"
     )
-    trouble.add_argument("--gain", type=_positive, default=1.0, metavar="X", help="so many times as large (default: 1)")
+    trouble.add_argument("--gain", type=positive, default=1.0, metavar="X", help="so many times as large (default: 1)")
     trouble.add_argument("--seed", type=int, default=0, help="of all that is random (default: 0)")
 
 
@@ -166,13 +164,6 @@ def _address(text: str) -> tuple[str, int]:
     return host, int(port or DEFAULT_PORT)
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("must be above 0")
-    return value
-
-
 def _not_negative(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
@@ -184,11 +175,4 @@ def _share(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError("must lie between 0 and 1")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 1000:
-        raise argparse.ArgumentTypeError("must lie between 1 and 1000")
     return value

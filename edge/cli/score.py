@@ -11,7 +11,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from edge.cli.output import EXIT_FAILED, EXIT_OK, emit_json, say
-from edge.cli.parsing import add_command
+from edge.cli.parsing import add_command, positive
 from edge.errors import ConfigError, EcgEdgeError
 from edge.monitor.offline import hops_of, score_recordings
 from edge.replay.patient import simulate
@@ -43,7 +43,7 @@ def add_parser(subparsers: Subparsers) -> None:
         ],
     )
     parser.add_argument("records", nargs="*", type=Path, metavar="RECORD", help="WFDB records, without ending")
-    parser.add_argument("--simulate", type=float, metavar="SECONDS", help="score a simulated patient (not real ECG)")
+    parser.add_argument("--simulate", type=positive, metavar="SECONDS", help="score a simulated patient (not real ECG)")
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="a model bundle (default: the one that ships)")
     parser.add_argument("--runtime", choices=KINDS, default="auto", help="what runs the model (default: auto)")
 

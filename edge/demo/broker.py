@@ -46,6 +46,10 @@ class DemoBroker:
             time.sleep(POLL_S)
         return self
 
+    def poll(self) -> int | None:
+        """Return None while it runs, else the status it ended with."""
+        return None if self._process is None else self._process.poll()
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

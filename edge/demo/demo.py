@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ class Demo:
     bundle: Path | None = None
 
     def run(self, console: Console) -> Picture:
-        """Run it to its end or until Ctrl-C; return the last picture. Raises an EcgEdgeError when a part dies."""
+        """Run it to its end or until Ctrl-C; return the last picture. Raises DemoError when a part dies."""
         stop = threading.Event()
         with (
             _interrupts(stop),
@@ -72,39 +73,25 @@ class Demo:
             self._daemon(Path(folder), broker) as daemon,
         ):
             sources = dict.fromkeys(self.source.playlists, self.source.description)
-            with Watcher(broker.host, broker.port, sources) as watcher:
-                devices = self._start_devices(broker, watcher, stop)
-                self._watch(console, watcher, daemon, stop)
-                stop.set()
-                devices.join()
+            with Watcher(broker.host, broker.port, sources) as watcher, ThreadPoolExecutor(1) as threads:
+                plan = Plan(broker.host, broker.port, speed=self.speed)
+                devices = threads.submit(play_devices, plan, self.source.playlists, stop, watcher.note_sent)
+                try:
+                    self._watch(console, watcher, lambda: _check(broker, daemon, devices), stop)
+                finally:
+                    stop.set()  # whatever ended the view: the devices must not play on
+                _raise_failure(devices)
                 time.sleep(SETTLE_S)
                 return watcher.picture()
 
-    def _watch(
-        self, console: Console, watcher: Watcher, daemon: subprocess.Popen[bytes], stop: threading.Event
-    ) -> None:
-        """Show what happens until the time is up."""
+    def _watch(self, console: Console, watcher: Watcher, check: Callable[[], None], stop: threading.Event) -> None:
+        """Show what happens until the time is up; `check` raises when a part has died."""
         begun_s = time.monotonic()
         with _shown(console) as show:
             while (elapsed_s := time.monotonic() - begun_s) < self.seconds and not stop.is_set():
-                if daemon.poll() is not None:
-                    raise DemoError(f"the daemon ended with status {daemon.returncode}; run `ecg-edge doctor`")
+                check()
                 show(self, watcher.picture(), elapsed_s)
                 stop.wait(REFRESH_S)
-
-    def _start_devices(self, broker: DemoBroker, watcher: Watcher, stop: threading.Event) -> threading.Thread:
-        plan = Plan(broker.host, broker.port, speed=self.speed)
-
-        def play() -> None:
-            try:
-                play_devices(plan, self.source.playlists, stop, watcher.note_sent)
-            except EcgEdgeError:
-                stop.set()
-                raise
-
-        devices = threading.Thread(target=play, name="devices")
-        devices.start()
-        return devices
 
     @contextlib.contextmanager
     def _daemon(self, folder: Path, broker: DemoBroker) -> Iterator[subprocess.Popen[bytes]]:
@@ -131,6 +118,23 @@ class Demo:
                 daemon.wait()
 
 
+def _check(broker: DemoBroker, daemon: subprocess.Popen[bytes], devices: Future[Any]) -> None:
+    """Raise DemoError when a part has died, the broker first: without it the others fail, too."""
+    if (status := broker.poll()) is not None:
+        raise DemoError(f"the broker ({broker.name}) ended with status {status}")
+    if (status := daemon.poll()) is not None:
+        raise DemoError(f"the daemon ended with status {status}; run `ecg-edge doctor`")
+    if devices.done():
+        _raise_failure(devices)
+
+
+def _raise_failure(devices: Future[Any]) -> None:
+    try:
+        devices.result()
+    except EcgEdgeError as error:
+        raise DemoError(f"the devices stopped: {error}") from None
+
+
 def summary(picture: Picture, source: Source) -> dict[str, Any]:
     """Return what was seen as plain data."""
     return {
@@ -149,7 +153,9 @@ def save_picture(path: Path, demo: Demo, picture: Picture) -> None:
     """Write the last frame as an SVG."""
     with Path("/dev/null").open("w") as nowhere:
         console = Console(record=True, width=PICTURE_WIDTH, height=PICTURE_HEIGHT, file=nowhere, force_terminal=True)
-        console.print(render(picture, demo.source.description, demo.seconds, demo.seconds, PICTURE_WIDTH))
+        console.print(
+            render(picture, demo.source.description, demo.seconds, demo.seconds, PICTURE_WIDTH, PICTURE_HEIGHT)
+        )
     path.write_text(_without_web_fonts(console.export_svg(title="ecg-edge demo")))
 
 
@@ -169,7 +175,8 @@ def _shown(console: Console) -> Iterator[Show]:
         return
     with Live(console=console, auto_refresh=False, screen=True) as live:
         yield lambda demo, picture, elapsed_s: live.update(
-            render(picture, demo.source.description, elapsed_s, demo.seconds, console.width), refresh=True
+            render(picture, demo.source.description, elapsed_s, demo.seconds, console.width, console.height),
+            refresh=True,
         )
 
 
@@ -194,8 +201,9 @@ def _words(opened: Mapping[str, list[str]]) -> str:
 
 @contextlib.contextmanager
 def _interrupts(stop: threading.Event) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the demo in order."""
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Let Ctrl-C, SIGTERM and a closed terminal end the demo in order; what is ignored (nohup) stays so."""
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
     try:
         yield
     finally:

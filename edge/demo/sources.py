@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib.util
 import os
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,6 +47,8 @@ def choose_source(
     """
     if records:
         recordings: Sequence[Recording] = [read_recording(path) for path in records]
+        if len({(recording.rate_hz, recording.leads) for recording in recordings}) > 1:
+            raise RecordError("the records differ in rate or leads and cannot fade into one another: name like ones")
         return Source(f"{len(records)} records", "records", _rotated(recordings, devices, seconds))
     named = root or (Path(os.environ[ROOT_VARIABLE]) if os.environ.get(ROOT_VARIABLE) else None)
     if named is not None:
@@ -79,9 +81,7 @@ def _from_download(devices: int, seconds: float, say: Callable[[str], None]) -> 
         raise RecordError("wfdb is not installed (pip install 'ecg-edge[wfdb]')")
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ecg-edge" / "demo"
     say("fetching a few PTB-XL records from PhysioNet")
-    by_class = {
-        name: [read_recording(_fetched(folder, number)) for number in numbers] for name, numbers in DOWNLOADED.items()
-    }
+    by_class = {name: [_downloaded(folder, number) for number in numbers] for name, numbers in DOWNLOADED.items()}
     return Source("PTB-XL records from PhysioNet (CC BY 4.0)", "download", _alternating(by_class, devices, seconds))
 
 
@@ -121,6 +121,17 @@ def _script_from(first: int) -> tuple[Episode, ...]:
     return (*PATIENT_SCRIPT[first:], *PATIENT_SCRIPT[:first])
 
 
+def _downloaded(folder: Path, number: int) -> Recording:
+    """Return a record from the cache or PhysioNet; what is not one (a login page, half a file) is not kept."""
+    path = _fetched(folder, number)
+    try:
+        return read_recording(path)
+    except RecordError:
+        for ending in ("dat", "hea"):
+            path.with_name(f"{path.name}.{ending}").unlink(missing_ok=True)
+        raise
+
+
 def _fetched(folder: Path, number: int) -> Path:
     """Return a record's path in the cache, fetched if it is not there; a file appears only when it is whole."""
     group, name = f"{number // 1000 * 1000:05d}", f"{number:05d}_lr"
@@ -132,7 +143,7 @@ def _fetched(folder: Path, number: int) -> Path:
         try:
             with urllib.request.urlopen(f"{PHYSIONET}records100/{group}/{file}", timeout=TIMEOUT_S) as response:  # noqa: S310 - https, a constant
                 body = response.read(MAX_FILE_BYTES)
-        except (OSError, urllib.error.URLError) as error:
+        except (OSError, http.client.HTTPException) as error:
             raise RecordError(f"PhysioNet cannot be reached ({getattr(error, 'reason', error)})") from None
         partial = path.with_suffix(f"{path.suffix}.partial")
         partial.write_bytes(body)

@@ -16,29 +16,38 @@ from edge.demo.watcher import Picture, StreamPicture
 
 BAR_CELLS = 4
 CLASS_CELLS = BAR_CELLS + 6
-FIXED_CELLS = 33  # device, state, quality and all that frames them
-MIN_STRIP_CELLS, MAX_STRIP_CELLS = 12, 48
+NARROW_CLASS_CELLS = 6  # a figure without a bar
+FIXED_CELLS = 39  # device, state, quality and all that frames them
+MIN_STRIP_CELLS, MAX_STRIP_CELLS = 10, 48
 STRIP_ROWS = 2
 STRIP_RANGE_MV = (-0.7, 1.5)
 BRAILLE_BLANK = 0x2800
 BRAILLE_DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # by column, then row
 LOG_LINES = 8
+FRAME_LINES = 9  # border, head, source, the table's own, the heading of the alerts
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 PRIORITY_STYLES = {"high": "bold red", "medium": "yellow", "low": "cyan"}
 STATE_STYLES = {"raised": "bold", "updated": "dim", "cleared": "green"}
 CLASS_STYLES = {"NORM": "green", "MI": "red", "STTC": "yellow", "CD": "magenta", "HYP": "cyan"}
 
 
-def render(picture: Picture, source: str, elapsed_s: float, seconds: float, width: int = 100) -> RenderableType:
-    """Draw everything. source: what is played, in words; it says when it is simulated."""
+def render(
+    picture: Picture, source: str, elapsed_s: float, seconds: float, width: int = 100, height: int = 30
+) -> RenderableType:
+    """Draw everything. source: what is played, in words; it says when it is simulated.
+
+    A terminal cuts off what is below its height, so the source and the notice stand at the top.
+    """
     head = Text.assemble(
         ("ecg-edge ", "bold"), (picture.model or "starting", "bold cyan"), f" on {picture.runtime or '…'}   ",
-        f"latency {_ms(picture.latency_ms['p50'])} median, {_ms(picture.latency_ms['p99'])} at 99 %   ",
-        f"{elapsed_s:.0f}/{seconds:.0f} s",
+        f"{elapsed_s:.0f}/{seconds:.0f} s   ",
+        f"latency {_ms(picture.latency_ms['p50'])} median, {_ms(picture.latency_ms['p99'])} at 99 %",
+        no_wrap=True, overflow="ellipsis",
     )  # fmt: skip
-    foot = Text.assemble((source, "italic"), "   ", (RESEARCH_USE_ONLY, "bold red"))
+    notice = Text.assemble((RESEARCH_USE_ONLY, "bold red"), "   ", (source, "italic"))
+    log_lines = max(1, min(LOG_LINES, height - FRAME_LINES - STRIP_ROWS * len(picture.streams)))
     return Panel(
-        Group(head, _streams(picture, width), Text("alerts", style="bold"), _log(picture.log), Text(), foot),
+        Group(head, notice, _streams(picture, width), Text("alerts", style="bold"), _log(picture.log, log_lines)),
         box=ROUNDED, border_style="blue", padding=(0, 1),
     )  # fmt: skip
 
@@ -72,39 +81,41 @@ def _streams(picture: Picture, width: int) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     known = (list(stream.probabilities) for stream in picture.streams if stream.probabilities)
     classes = next(known, list(CLASS_STYLES))
-    cells = max(MIN_STRIP_CELLS, min(MAX_STRIP_CELLS, width - FIXED_CELLS - CLASS_CELLS * len(classes)))
-    for heading, cells_wide in (("device", 8), ("lead II", cells), ("state", 8), ("qual.", 5)):
+    wide = width >= FIXED_CELLS + MIN_STRIP_CELLS + CLASS_CELLS * len(classes)
+    class_cells = CLASS_CELLS if wide else NARROW_CLASS_CELLS
+    cells = min(MAX_STRIP_CELLS, width - FIXED_CELLS - class_cells * len(classes))
+    strips = [("lead II", cells)] if cells >= MIN_STRIP_CELLS else []
+    for heading, cells_wide in (("device", 8), *strips, ("state", 8), ("qual.", 5)):
         table.add_column(heading, no_wrap=True, min_width=cells_wide)
     for name in classes:
-        table.add_column(Text(name, style=CLASS_STYLES.get(name, "")), no_wrap=True, min_width=CLASS_CELLS - 1)
+        table.add_column(Text(name, style=CLASS_STYLES.get(name, "")), no_wrap=True, min_width=class_cells - 1)
     for stream in picture.streams:
-        table.add_row(*_row(stream, classes, cells))
+        traces = [Text(strip(stream.strip_mv, cells), style="bright_green") for _ in strips]
+        state = Text(stream.state, style="green" if stream.state == "ready" else "yellow")
+        quality = "" if stream.quality is None else f"{stream.quality:.2f}"
+        figures = [_probability(stream, name, wide) for name in classes]
+        table.add_row(stream.device, *traces, state, quality, *figures)
     return table
 
 
-def _row(stream: StreamPicture, classes: list[str], cells: int) -> list[RenderableType]:
-    quality = "" if stream.quality is None else f"{stream.quality:.2f}"
-    state = Text(stream.state, style="green" if stream.state == "ready" else "yellow")
-    trace = Text(strip(stream.strip_mv, cells), style="bright_green")
-    return [stream.device, trace, state, quality, *(_probability(stream, name) for name in classes)]
-
-
-def _probability(stream: StreamPicture, name: str) -> Text:
+def _probability(stream: StreamPicture, name: str, wide: bool) -> Text:
     """Draw a class's probability; a class whose alert is open stands out."""
     if name not in stream.probabilities:
         return Text("")
     style = CLASS_STYLES.get(name, "")
     is_open = name.lower() in stream.open_alerts
-    text = f"{bar(stream.probabilities[name])} {stream.probabilities[name]:.2f}"
+    figure, mark = f"{stream.probabilities[name]:.2f}", "●"
+    if wide:
+        figure, mark = f"{bar(stream.probabilities[name])} {figure}", f"{mark} alert"
     return Text.assemble(
-        (text, f"bold {style}" if is_open else style), "\n", ("● alert" if is_open else "", f"bold {style}")
+        (figure, f"bold {style}" if is_open else style), "\n", (mark if is_open else "", f"bold {style}")
     )
 
 
-def _log(log: tuple[dict[str, Any], ...]) -> RenderableType:
-    lines = [_line(alert) for alert in log if alert["state"] != "updated"][-LOG_LINES:]
+def _log(log: tuple[dict[str, Any], ...], count: int) -> RenderableType:
+    lines = [_line(alert) for alert in log if alert["state"] != "updated"][-count:]
     blank = [Text("  none yet", style="dim")] if not lines else []
-    padding = [Text() for _ in range(LOG_LINES - len(lines) - len(blank))]
+    padding = [Text() for _ in range(count - len(lines) - len(blank))]
     return Group(*lines, *blank, *padding)
 
 
@@ -116,7 +127,8 @@ def _line(alert: dict[str, Any]) -> Text:
         (f"{alert['state']:<8} ", STATE_STYLES.get(alert["state"], "")),
         (f"{alert['code']:<14} {alert['priority']:<7}", PRIORITY_STYLES.get(alert["priority"], "")),
         f" {probability:<7} sample {alert['at']['i']:>7}  {reason:<14} {alert['id'][:8]}",
-    )
+        no_wrap=True, overflow="ellipsis",
+    )  # fmt: skip
 
 
 def _ms(value: float | None) -> str:

@@ -8,11 +8,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from edge.cli import main
 from tests.mosquitto import find_program
 
 DEMO = [sys.executable, "-m", "edge", "demo"]
@@ -32,12 +32,33 @@ def children_of(pid):
     return [int(child) for child in listed.stdout.split()]
 
 
-@pytest.fixture(autouse=True)
-def _needs_mosquitto():
-    if find_program("mosquitto") is None:
-        pytest.skip("mosquitto is not installed (Debian: apt install mosquitto)")
+needs_mosquitto = pytest.mark.skipif(
+    find_program("mosquitto") is None, reason="mosquitto is not installed (Debian: apt install mosquitto)"
+)
 
 
+def started(tmp_path, *options):
+    """Start a long demo; return it and its children, by what they are, once something has been scored."""
+    demo = subprocess.Popen(
+        [*DEMO, "--seconds", "60", "--devices", "2", *options], env=environment(tmp_path), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    told = []
+    for line in demo.stderr:
+        told.append(line)
+        if "scores" in line and " 0 scores" not in line:
+            break
+    else:
+        pytest.fail(f"the demo scored nothing: {told}")
+    names = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in children_of(demo.pid)}
+    return demo, {"daemon" if b"run" in words else "broker": pid for pid, words in names.items()}
+
+
+def is_alive(pid):
+    return Path(f"/proc/{pid}").exists()
+
+
+@needs_mosquitto
 def test_the_demo_ends_by_itself_and_says_what_it_saw(tmp_path):
     done = subprocess.run(
         [*DEMO, "--seconds", "12", "--speed", "6", "--devices", "3", "--json", "--picture", str(tmp_path / "a.svg")],
@@ -55,6 +76,7 @@ def test_the_demo_ends_by_itself_and_says_what_it_saw(tmp_path):
     assert (tmp_path / "a.svg").read_text().startswith("<svg")
 
 
+@needs_mosquitto
 def test_the_demo_plays_ptbxl_where_it_is(tmp_path, ptbxl_root):
     done = subprocess.run(
         [*DEMO, "--seconds", "6", "--speed", "6", "--devices", "2", "--json"],
@@ -64,18 +86,28 @@ def test_the_demo_plays_ptbxl_where_it_is(tmp_path, ptbxl_root):
     assert json.loads(done.stdout)["source"]["kind"] == "ptb-xl"
 
 
-def test_ctrl_c_puts_everything_away(tmp_path):
-    demo = subprocess.Popen(
-        [*DEMO, "--seconds", "60"], env=environment(tmp_path), stderr=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    deadline = time.monotonic() + 30
-    while len(children := children_of(demo.pid)) < 2:
-        assert demo.poll() is None
-        assert time.monotonic() < deadline, "the demo did not start its broker and daemon"
-        time.sleep(0.05)
-    demo.send_signal(signal.SIGINT)
-    demo.communicate(timeout=30)
-    assert not [child for child in children if Path(f"/proc/{child}").exists()]
+@needs_mosquitto
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_whatever_ends_the_demo_nothing_is_left_behind(tmp_path, told):
+    demo, children = started(tmp_path)
+    demo.send_signal(told)
+    demo.communicate(timeout=40)
+    assert demo.returncode == 0
+    assert set(children) == {"broker", "daemon"}
+    assert not [name for name, pid in children.items() if is_alive(pid)]
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("part", ["broker", "daemon"])
+def test_a_part_that_dies_ends_the_demo_with_one_clear_line(tmp_path, part):
+    demo, children = started(tmp_path)
+    os.kill(children[part], signal.SIGKILL)
+    output, errors = demo.communicate(timeout=40)
+    assert demo.returncode == 1
+    assert f"ecg-edge demo: the {part}" in errors
+    assert "Traceback" not in errors
+    assert not output
+    assert not [name for name, pid in children.items() if is_alive(pid)]
 
 
 def test_the_embedded_broker_serves_where_mosquitto_is_missing(tmp_path):
@@ -98,3 +130,9 @@ def test_a_record_that_is_not_there_is_one_clear_line(tmp_path):
     assert done.returncode == 2
     assert "there is no header" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("option", [("--speed", "0"), ("--seconds", "-1"), ("--devices", "0")])
+def test_a_number_that_makes_no_sense_is_refused(option, capsys):
+    assert main(["demo", *option]) == 2
+    assert "must" in capsys.readouterr().err

@@ -57,6 +57,12 @@ def test_a_simulated_patient_says_so(capsys):
     assert "simulated" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("seconds", ["0", "-3", "nan", "inf"])
+def test_a_length_that_is_none_is_refused_in_one_line(seconds, capsys):
+    assert main(["score", "--simulate", seconds]) == 2
+    assert "must be above 0" in capsys.readouterr().err
+
+
 def test_without_anything_to_score_it_says_what_to_do(capsys):
     assert main(["score"]) == 2
     assert "--simulate" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,19 +36,42 @@ PICTURE = Picture(
 EMPTY = Picture((), (), 0, 0, 0, {"p50": None, "p99": None}, "", "")
 
 
-def text_of(picture, width):
+FULL = {"NORM": 0.11, "MI": 0.81, "STTC": 0.33, "CD": 0.02, "HYP": 0.46}
+
+
+def text_of(picture, width, height=30):
     console = Console(width=width, file=io.StringIO(), force_terminal=False)
-    console.print(render(picture, "SIMULATED patients, not real ECG", 12.0, 40.0, width))
+    console.print(render(picture, "SIMULATED patients, not real ECG", 12.0, 40.0, width, height))
     return console.file.getvalue()
 
 
-@pytest.mark.parametrize("width", [90, 100, 140])
+@pytest.mark.parametrize("width", [100, 112, 140])
 def test_streams_alerts_source_and_the_notice_are_seen(width):
     text = text_of(PICTURE, width)
     for seen in ("bed-1", "bed-2", "starting", "0.81", "0.97", "● alert", "raised", "mi", "high", "12/40 s", "3 ms",
                  "ecg-mamba-0.1.0", "SIMULATED", "Not a medical device"):  # fmt: skip
         assert seen in text
     assert max(map(len, text.splitlines())) <= width
+
+
+@pytest.mark.parametrize("width", range(64, 150))
+def test_no_class_is_cut_off_at_any_width(width):
+    text = text_of(replace(PICTURE, streams=(replace(STREAM, probabilities=FULL),)), width)
+    for name, probability in FULL.items():
+        assert name in text
+        assert f"{probability:.2f}" in text
+    assert "●" in text
+    assert max(map(len, text.splitlines())) <= width
+
+
+@pytest.mark.parametrize(("height", "devices"), [(24, 4), (24, 12), (30, 4), (30, 6)])
+def test_the_notice_and_the_source_stay_in_sight_on_a_low_terminal(height, devices):
+    streams = tuple(replace(STREAM, device=f"bed-{k}") for k in range(devices))
+    lines = text_of(replace(PICTURE, streams=streams, log=(ALERT,) * 20), 80, height).splitlines()
+    seen = "\n".join(lines[:height])
+    assert "Not a medical device" in seen
+    assert "SIMULATED" in seen
+    assert len(lines) <= height or devices > 6
 
 
 def test_a_demo_that_has_just_begun_can_be_drawn():

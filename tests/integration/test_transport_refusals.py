@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import socketserver
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,25 +22,34 @@ from tests.mosquitto import HOST, Mosquitto, ServerTls
 from tests.mqtt_client import MqttClient, settings_for
 
 both_protocols = pytest.mark.parametrize("protocol", [5, 311])
-Conversation = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Conversation = Callable[[socket.socket], None]
 
 
 @asynccontextmanager
 async def scripted_broker(conversation: Conversation) -> AsyncIterator[int]:
-    """A listener that answers as no mosquitto can be made to; gives its port."""
-    conversations: set[asyncio.Task[None] | None] = set()
+    """A listener that answers as no mosquitto can be made to; gives its port.
 
-    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        conversations.add(asyncio.current_task())
-        with suppress(ConnectionError):
-            await conversation(reader, writer)
-            await reader.read(-1)
-        writer.close()
+    It has threads of its own, and at the end all of them are waited for: nothing of it is left to another test.
+    """
 
-    server = await asyncio.start_server(converse, HOST, 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
-        await eventually(lambda: all(task is None or task.done() for task in conversations), what="their hanging up")
+    class Converse(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(ConnectionError):
+                conversation(self.request)
+                until_hung_up(self.request)
+
+    with socketserver.ThreadingTCPServer((HOST, 0), Converse) as server:
+        answering = asyncio.create_task(asyncio.to_thread(server.serve_forever, 0.01))
+        try:
+            yield server.server_address[1]
+        finally:
+            await asyncio.to_thread(server.shutdown)
+            await answering
+
+
+def until_hung_up(sock: socket.socket) -> bytes:
+    """Read to the end; return what came."""
+    return b"".join(iter(lambda: sock.recv(1 << 16), b""))
 
 
 async def tries_again_and_says(client: MqttClient, *words: str) -> None:
@@ -117,12 +129,12 @@ async def test_an_unknown_host_name_is_named(broker: Mosquitto) -> None:
 async def test_a_refused_subscription_ends_the_connection_so_that_the_will_is_published(topic: str) -> None:
     farewells: set[bytes] = set()
 
-    async def refuse_subscription(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(1000)
-        writer.write(bytes.fromhex("20 03 00 00 00"))  # CONNACK: success, no properties
-        number = (await reader.read(1000))[2:4]
-        writer.write(bytes.fromhex("90 04") + number + bytes.fromhex("00 87"))  # SUBACK: not authorised
-        farewells.add(await reader.read(-1))
+    def refuse_subscription(sock: socket.socket) -> None:
+        sock.recv(1000)
+        sock.sendall(bytes.fromhex("20 03 00 00 00"))  # CONNACK: success, no properties
+        number = sock.recv(1000)[2:4]
+        sock.sendall(bytes.fromhex("90 04") + number + bytes.fromhex("00 87"))  # SUBACK: not authorised
+        farewells.add(until_hung_up(sock))
 
     async with scripted_broker(refuse_subscription) as port:
         settings = BrokerSettings("node", port=port, reconnect_min_s=0.01)
@@ -135,7 +147,7 @@ async def test_a_refused_subscription_ends_the_connection_so_that_the_will_is_pu
 async def test_a_listener_that_never_answers_is_given_up_and_tried_again(
     with_tls: bool, certificates: Certificates
 ) -> None:
-    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def say_nothing(sock: socket.socket) -> None:
         pass
 
     tls = TlsSettings(certificates.ca) if with_tls else None
@@ -147,17 +159,17 @@ async def test_a_listener_that_never_answers_is_given_up_and_tried_again(
 
 @pytest.mark.parametrize("with_tls", [False, True])
 async def test_a_run_that_waits_for_an_answer_is_cancelled_at_once(with_tls: bool, certificates: Certificates) -> None:
-    heard = asyncio.Event()
+    heard = threading.Event()
 
-    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(1)
+    def say_nothing(sock: socket.socket) -> None:
+        sock.recv(1)
         heard.set()
 
     tls = TlsSettings(certificates.ca) if with_tls else None
     async with scripted_broker(say_nothing) as port:
         client = MqttClient(BrokerSettings("node", port=port, tls=tls, connect_timeout_s=60), wait=False)
         async with client:
-            await heard.wait()
+            await eventually(heard.is_set, what="the first byte")
             begun = time.monotonic()
         assert time.monotonic() - begun < 5
 
@@ -173,9 +185,9 @@ async def test_a_run_that_waits_for_an_answer_is_cancelled_at_once(with_tls: boo
     ],
 )
 async def test_answers_that_are_no_mqtt_end_one_connection_and_nothing_else(answer: bytes) -> None:
-    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(1000)
-        writer.write(answer)
+    def babble(sock: socket.socket) -> None:
+        sock.recv(1000)
+        sock.sendall(answer)
 
     async with scripted_broker(babble) as port:
         settings = BrokerSettings("node", port=port, connect_timeout_s=0.2, reconnect_min_s=0.01)

@@ -37,7 +37,7 @@ def write_bundle(checkpoint: Checkpoint, out: Path, name: str, version: str) -> 
     """
     if out.exists() and not (out / MANIFEST_NAME).is_file():
         raise BundleError(out, "the folder exists and is no bundle; choose another --out")
-    graph = recurrent_graph(checkpoint.model)
+    graph = recurrent_graph(checkpoint.streaming_model())
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
@@ -57,7 +57,7 @@ def write_bundle(checkpoint: Checkpoint, out: Path, name: str, version: str) -> 
 
 def manifest_of(checkpoint: Checkpoint, name: str, version: str, hashes: dict[str, str]) -> Manifest:
     """Describe a checkpoint as a bundle, with neither calibration nor tuned thresholds yet."""
-    facts, config = checkpoint.facts, checkpoint.config
+    facts, config = checkpoint.facts, checkpoint.streaming_model().config
     return Manifest(
         name=name,
         version=version,

@@ -42,4 +42,5 @@ def random_model(config: ModelConfig = SMALL, seed: int = 0) -> EcgMamba:
 
 def random_bundle(path: Path, config: ModelConfig = SMALL, seed: int = 0) -> Bundle:
     """Write a bundle of such a model."""
-    return write_bundle(Checkpoint(random_model(config, seed), tiny_checkpoint().facts), path, "random", "0.1")
+    checkpoint = Checkpoint(random_model(config, seed), tiny_checkpoint().facts, Path("random"))
+    return write_bundle(checkpoint, path, "random", "0.1")

@@ -36,4 +36,5 @@ def tiny_checkpoint(classes: Sequence[str] = CLASSES, seed: int = 0) -> Checkpoi
     sos = [tuple(section) for section in design_bandpass(100).tolist()]
     signal = SignalSpec(100, DEFAULT_BAND_HZ, sos, mean_mv=[0.0] * 12, std_mv=[0.25] * 12)
     training = {"folds": [1, 2, 3, 4, 5, 6, 7, 8]}
-    return Checkpoint(model, CheckpointFacts({}, {}, signal, list(classes), list(STANDARD_LEADS), training, "0" * 64))
+    facts = CheckpointFacts({}, {}, signal, list(classes), list(STANDARD_LEADS), training, "0" * 64)
+    return Checkpoint(model, facts, Path("tiny"))

@@ -20,12 +20,12 @@ class Batch:
     """One training step's input; `before` is ECG of other records, whose state the crop goes on from."""
 
     crops: Tensor  # (batch, crop samples, leads)
-    labels: Tensor  # (batch, classes)
+    targets: Tensor  # (batch, outputs)
     before: Tensor | None  # (batch, carried samples, leads)
 
 
 def batches(
-    signals: Float32Array, labels: Float32Array, preset: TrainingPreset, rate_hz: int, stride: int,
+    signals: Float32Array, targets: Float32Array, preset: TrainingPreset, rate_hz: int, stride: int,
     std_mv: float, rng: np.random.Generator,
 ) -> Iterator[Batch]:  # fmt: skip
     """Yield one epoch of batches, (records, samples, leads) in random order, the last incomplete one left out.
@@ -39,13 +39,14 @@ def batches(
     for start in range(0, len(order) - size + 1, size):
         rows = order[start : start + size]
         crops = augmented(random_crops(signals, rows, crop, rng), preset, std_mv, rng)
+        crops, aims = mixed(crops, targets[rows], preset.mixup, rng)
         before = None
         if rng.random() < preset.carried_share:
             others = rng.integers(0, len(signals), size)
             before = augmented(random_crops(signals, others, carried, rng), preset, std_mv, rng)
         yield Batch(
             torch.from_numpy(crops),
-            torch.from_numpy(labels[rows]),
+            torch.from_numpy(aims),
             None if before is None else torch.from_numpy(before),
         )
 
@@ -80,3 +81,13 @@ def augmented(crops: Float32Array, preset: TrainingPreset, std_mv: float, rng: n
     if preset.lead_dropout > 0:
         changed *= rng.random((batch, 1, leads)) >= preset.lead_dropout
     return changed
+
+
+def mixed(
+    crops: Float32Array, targets: Float32Array, concentration: float, rng: np.random.Generator
+) -> tuple[Float32Array, Float32Array]:
+    """Return crops and targets, each mixed with another one of the batch by one share from Beta(c, c); 0 mixes none."""
+    if concentration == 0:
+        return crops, targets
+    share = np.float32(rng.beta(concentration, concentration))
+    return share * crops + (1 - share) * crops[::-1], share * targets + (1 - share) * targets[::-1]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from edge.errors import BundleError
 from edge.runtime.bundle import Bundle
 from edge.runtime.manifest import WEIGHTS_NAME, SignalSpec
-from trainer.model import EcgMamba, ModelConfig
+from trainer.kinds import MAMBA, build_model, describe_config, model_config
+from trainer.model import EcgMamba
 
 CHECKPOINT_NAME = "checkpoint.json"
 
@@ -29,24 +31,28 @@ class CheckpointFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     leads: list[str]
     training: dict[str, Any]
     weights_sha256: str
+    kind: str = MAMBA
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A trained model in evaluation mode and what is known of it."""
 
-    model: EcgMamba
+    model: nn.Module
     facts: CheckpointFacts
 
-    @property
-    def config(self) -> ModelConfig:
-        """The model's shape."""
-        return self.model.config
+    path: Path
+
+    def streaming_model(self) -> EcgMamba:
+        """Return the model if it is one that carries state; raises BundleError otherwise."""
+        if not isinstance(self.model, EcgMamba):
+            raise BundleError(self.path, f"a {self.facts.kind} carries no state: it cannot become a recurrent bundle")
+        return self.model
 
 
 def save_checkpoint(
-    path: Path, model: EcgMamba, preset: dict[str, Any], signal: SignalSpec, classes: list[str], leads: list[str],
-    training: dict[str, Any],
+    path: Path, model: nn.Module, preset: dict[str, Any], signal: SignalSpec, classes: list[str], leads: list[str],
+    training: dict[str, Any], kind: str = MAMBA,
 ) -> None:  # fmt: skip
     """Write a checkpoint directory; the JSON comes last and names the weights' hash, so a torn write is noticed."""
     path.mkdir(parents=True, exist_ok=True)
@@ -54,7 +60,8 @@ def save_checkpoint(
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial)
     digest = hashlib.sha256(partial.read_bytes()).hexdigest()
     partial.replace(path / WEIGHTS_NAME)
-    facts = CheckpointFacts(asdict(model.config), preset, signal, classes, leads, training, digest)
+    config = describe_config(model.config)
+    facts = CheckpointFacts(config, preset, signal, classes, leads, training, digest, kind)
     encoded = msgspec.json.format(msgspec.json.encode(facts), indent=2)
     partial = path / f"{CHECKPOINT_NAME}.partial"
     partial.write_bytes(encoded + b"\n")
@@ -72,17 +79,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise BundleError(path, f"{CHECKPOINT_NAME} cannot be read: {error}") from None
     if digest != facts.weights_sha256:
         raise BundleError(path, f"{WEIGHTS_NAME} does not have the SHA-256 that {CHECKPOINT_NAME} states")
-    return Checkpoint(_model(path, facts.model, path / WEIGHTS_NAME), facts)
+    return Checkpoint(_model(path, facts.kind, facts.model, path / WEIGHTS_NAME), facts, path)
 
 
 def model_from_bundle(bundle: Bundle) -> EcgMamba:
     """Build the PyTorch model of a bundle, in evaluation mode."""
-    return _model(bundle.path, bundle.manifest.model, bundle.weights_path)
+    model = _model(bundle.path, MAMBA, bundle.manifest.model, bundle.weights_path)
+    assert isinstance(model, EcgMamba)
+    return model
 
 
-def _model(path: Path, config: dict[str, Any], weights: Path) -> EcgMamba:
+def _model(path: Path, kind: str, config: dict[str, Any], weights: Path) -> nn.Module:
     try:
-        model = EcgMamba(msgspec.convert(config, ModelConfig))
+        model = build_model(kind, model_config(kind, config))
         model.load_state_dict(load_file(weights))
     except (msgspec.ValidationError, RuntimeError, SafetensorError) as error:
         raise BundleError(path, f"the weights do not fit the stated model: {error}") from None

@@ -9,7 +9,14 @@ from edge.cli.output import run_command
 from edge.cli.parsing import add_commands, root_parser
 
 PROG = "ecg-trainer"
-COMMANDS = ("download_command", "presets_command", "train_command", "tune_command", "evaluate_command")
+COMMANDS = (
+    "download_command",
+    "presets_command",
+    "train_command",
+    "cross_validate_command",
+    "tune_command",
+    "evaluate_command",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,6 +24,14 @@ class Split:
 
     signals: Float32Array  # (records, samples, leads) filtered and normalised
     labels: Float32Array  # (records, classes)
+    targets: Float32Array | None = None  # (records, outputs) what training aims at where that is not the labels
+
+    def __len__(self) -> int:
+        return len(self.signals)
+
+    def chosen(self, rows: NDArray[np.bool_]) -> Split:
+        """Return the split of some of its records."""
+        return Split(self.signals[rows], self.labels[rows], None if self.targets is None else self.targets[rows])
 
 
 def fit_signal(data: PtbXl, rows: NDArray[np.int64], preset: SignalPreset) -> SignalSpec:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from edge.errors import BundleError
@@ -19,7 +18,7 @@ from edge.signal.frontend import process_records
 from edge.signal.leads import STANDARD_LEADS, LeadMap
 from trainer.checkpoint import model_from_bundle
 from trainer.data import records_mv
-from trainer.model import EcgMamba
+from trainer.kinds import record_logits
 from trainer.progress import progress
 from trainer.ptbxl import CLASSES, RATE_HZ, PtbXl
 
@@ -70,7 +69,7 @@ def batch_logits(bundle: Bundle, data: PtbXl, rows: Rows, on_progress: OnProgres
     parts = []
     for block in _blocks(rows, BATCH_RECORDS):
         signals = leads.select(records_mv(data, block)).astype(np.float64)
-        parts.append(forward(model, process_records(spec, signals)))
+        parts.append(record_logits(model, process_records(spec, signals), manifest.window_samples))
         on_progress(len(block))
     return np.concatenate(parts)
 
@@ -83,22 +82,6 @@ def stream_logits(runtime: Runtime, data: PtbXl, rows: Rows, on_progress: OnProg
         parts.append(np.stack([hops[-1].logits for hops in scores]))
         on_progress(len(block))
     return np.concatenate(parts)
-
-
-@torch.inference_mode()
-def forward(model: EcgMamba, signals: Float32Array) -> Float32Array:
-    """Return the logits of model input (records, samples, leads) over the window that ends with the last whole hop.
-
-    For records as long as the window this is `model(signals)`.
-    """
-    config = model.config
-    whole_hops = signals.shape[1] // config.hop_samples * config.hop_samples
-    window_frames = config.window_samples // config.stride
-    state = model.initial_state(len(signals))
-    features, _ = model.encode(torch.from_numpy(signals[:, :whole_hops]), state)
-    pooled, _ = model.pool(features[:, -window_frames:], state)
-    logits: Float32Array = model.classify(pooled).numpy()
-    return logits
 
 
 def labels_of(bundle: Bundle, data: PtbXl, rows: Rows) -> Float32Array:

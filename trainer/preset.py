@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from edge.errors import ConfigError
-from trainer.model import ModelConfig
+from trainer.kinds import MAMBA, describe_config, model_config
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -37,6 +36,10 @@ class TrainingPreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     loss: Literal["bce", "cross_entropy"] = "bce"
     """cross_entropy trains and reports on the records that have exactly one label."""
+    soft_label_share: Share = 0.0
+    """How much of the target is a teacher's probability (see `ecg-trainer cross-validate`); the rest is the label."""
+    statements_weight: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
+    """Weight of a second loss, over all 71 SCP statements; the outputs for it are cut off after training."""
     epochs: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 16
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 64
     learning_rate: Positive = 2e-3
@@ -45,6 +48,10 @@ class TrainingPreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gradient_limit: Positive = 1.0
     average_decay: Share = 0.998
     """Decay per step of the averaged weights, which are what is kept; 0 keeps the last weights themselves."""
+    keep: Literal["best", "last"] = "best"
+    """Keep the epoch that does best on the tuning folds, or the last one, which then owes nothing to them."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 trains windowed networks in mixed precision: twice as fast where the processor multiplies it."""
     crop_s: Positive = 2.5
     carried_share: Share = 0.0
     """Share of the batches that start from the state another record left behind."""
@@ -56,6 +63,8 @@ class TrainingPreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Standard deviation of white noise at most, in millivolts before normalisation."""
     lead_dropout: Share = 0.0
     """Chance of each lead to be silent in a crop."""
+    mixup: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
+    """Mix each crop with another, targets too, by shares drawn from Beta(mixup, mixup) (Zhang et al. 2018)."""
     patience_epochs: Annotated[int, msgspec.Meta(ge=1)] = 6
 
 
@@ -63,7 +72,9 @@ class Preset(msgspec.Struct, frozen=True):
     """One recipe by name."""
 
     name: str
-    model: ModelConfig
+    kind: str
+    model: Any
+    """What `trainer.kinds` builds a model of this kind from."""
     signal: SignalPreset
     training: TrainingPreset
 
@@ -71,7 +82,8 @@ class Preset(msgspec.Struct, frozen=True):
         """Return it as plain values, for checkpoints and manifests."""
         return {
             "name": self.name,
-            "model": asdict(self.model),
+            "kind": self.kind,
+            "model": describe_config(self.model),
             "signal": msgspec.to_builtins(self.signal),
             "training": msgspec.to_builtins(self.training),
         }
@@ -99,10 +111,10 @@ def load_preset(name_or_path: str) -> Preset:
         )
     try:
         read = msgspec.convert(tomllib.loads(path.read_text()), _File)
-        model = msgspec.convert(read.model, ModelConfig)
+        kind = read.model.pop("kind", MAMBA)
+        model = model_config(kind, read.model)
     except (msgspec.ValidationError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(str(path), (str(error),)) from None
-    unknown = set(read.model) - set(asdict(model))
-    if unknown:
-        raise ConfigError(str(path), (f"[model] has unknown keys {', '.join(sorted(unknown))}",))
-    return Preset(path.stem, model, read.signal, read.training)
+    if kind == MAMBA and read.training.precision != "float32":
+        raise ConfigError(str(path), ("[training] precision: the scan of a Mamba is computed in float32",))
+    return Preset(path.stem, kind, model, read.signal, read.training)

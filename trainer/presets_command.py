@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from edge.cli.output import EXIT_OK, emit_json
 from edge.cli.parsing import add_command
-from trainer.model import EcgMamba
+from trainer.kinds import build_model
 from trainer.preset import load_preset, preset_names
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the presets."""
     described = {}
     for preset in map(load_preset, args.preset or preset_names()):
-        parameters = sum(p.numel() for p in EcgMamba(preset.model).parameters())
+        parameters = sum(p.numel() for p in build_model(preset.kind, preset.model).parameters())
         described[preset.name] = {"parameters": parameters, **preset.describe()}
     if args.json:
         emit_json(described)

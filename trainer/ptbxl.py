@@ -9,7 +9,7 @@ import ast
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,8 @@ class PtbXl:
     signals_uv: NDArray[np.int16]  # (records, 1000, 12), leads in standard order
     labels: NDArray[np.float32]  # (records, classes), 0 or 1
     labelled: NDArray[np.bool_]  # (records,) at least one superclass
+    statements: NDArray[np.float32]  # (records, statements), 0 or 1: every SCP statement, diagnostic or not
+    statement_codes: tuple[str, ...]  # in the order of scp_statements.csv; PTB-XL has 71
     folds: NDArray[np.int64]  # (records,)
     ecg_ids: NDArray[np.int64]
     patient_ids: NDArray[np.int64]
@@ -64,11 +66,15 @@ def open_ptbxl(root: Path, cache_dir: Path | None = None) -> PtbXl:
     """
     table = read_table(root)
     signals = _cached_signals(root, table, cache_dir or default_cache_dir())
-    labels = superclass_labels(table["scp_codes"], read_statements(root))
+    codes = [frozenset(ast.literal_eval(text)) for text in table["scp_codes"]]
+    statements = read_statements(root)
+    labels = superclass_labels(codes, statements)
     return PtbXl(
         signals_uv=signals,
         labels=labels,
         labelled=np.asarray(labels.any(axis=1)),
+        statements=statement_labels(codes, tuple(statements)),
+        statement_codes=tuple(statements),
         folds=table["strat_fold"].to_numpy(np.int64),
         ecg_ids=table.index.to_numpy(np.int64),
         patient_ids=table["patient_id"].to_numpy(np.float64).astype(np.int64),
@@ -92,21 +98,25 @@ def read_table(root: Path) -> pd.DataFrame:
     return table[present]
 
 
-def read_statements(root: Path) -> dict[str, str]:
-    """Return SCP code → diagnostic superclass for the diagnostic statements."""
-    statements = pd.read_csv(root / "scp_statements.csv", index_col=0)
-    diagnostic = statements[statements["diagnostic"] == 1]
-    return {str(code): str(name) for code, name in diagnostic["diagnostic_class"].items()}
+def read_statements(root: Path) -> dict[str, str | None]:
+    """Return every SCP code → its diagnostic superclass, None for statements of form and rhythm."""
+    table = pd.read_csv(root / "scp_statements.csv", index_col=0)
+    superclasses = table["diagnostic_class"].where(table["diagnostic"] == 1)
+    return {str(code): None if pd.isna(name) else str(name) for code, name in superclasses.items()}
 
 
-def superclass_labels(scp_codes: Sequence[str], superclass_of: dict[str, str]) -> NDArray[np.float32]:
+def superclass_labels(codes: Sequence[Set[str]], superclass_of: Mapping[str, str | None]) -> NDArray[np.float32]:
     """Return (records, classes): every diagnostic code present, at any likelihood, sets its superclass."""
-    labels = np.zeros((len(scp_codes), len(CLASSES)), dtype=np.float32)
-    for row, codes in enumerate(scp_codes):
-        for code in ast.literal_eval(codes):
-            if code in superclass_of:
-                labels[row, CLASSES.index(superclass_of[code])] = 1.0
+    labels = np.zeros((len(codes), len(CLASSES)), dtype=np.float32)
+    for row, present in enumerate(codes):
+        for superclass in filter(None, map(superclass_of.get, present)):
+            labels[row, CLASSES.index(superclass)] = 1.0
     return labels
+
+
+def statement_labels(codes: Sequence[Set[str]], statements: Sequence[str]) -> NDArray[np.float32]:
+    """Return (records, statements): which SCP statements were made, at any likelihood."""
+    return np.array([[code in present for code in statements] for present in codes], dtype=np.float32)
 
 
 def default_cache_dir() -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,21 +11,21 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
-from torch import Tensor
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edge.errors import EcgEdgeError
 from edge.runtime.manifest import SignalSpec
 from edge.signal.leads import STANDARD_LEADS
-from trainer.batches import Batch, batches, batches_per_epoch
-from trainer.checkpoint import save_checkpoint
+from trainer.batches import Batch, batches, batches_per_epoch, whole_frames
+from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.data import Split
-from trainer.model import EcgMamba, State
-from trainer.predict import BATCH_RECORDS, forward
-from trainer.preset import Preset, TrainingPreset
+from trainer.kinds import build_model, narrowed, record_logits, with_outputs
+from trainer.objective import learning_rate, loss_of, only_single_label, parameter_groups, training_logits
+from trainer.predict import BATCH_RECORDS
+from trainer.preset import Preset
 from trainer.progress import progress
 from trainer.ptbxl import CLASSES
 
@@ -66,9 +65,10 @@ class Trainer:
         self.out, self.facts = out, {**facts, "seed": seed}
         torch.manual_seed(seed)
         self.rng = np.random.default_rng(seed)
-        self.model = EcgMamba(preset.model)
-        decay = self.recipe.average_decay
-        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+        self.targets = self.train.labels if self.train.targets is None else self.train.targets
+        self.model = build_model(preset.kind, with_outputs(preset.model, self.targets.shape[1]))
+        averaging = get_ema_multi_avg_fn(self.recipe.average_decay)  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True)
         self.optimiser = torch.optim.AdamW(parameter_groups(self.model, self.recipe.weight_decay), fused=False)
         self.steps = self.recipe.epochs * batches_per_epoch(len(self.train.signals), self.recipe)
         self.history: list[Epoch] = []
@@ -89,20 +89,22 @@ class Trainer:
     @property
     def best(self) -> Epoch:
         """The epoch whose weights are kept: the first of the best, so that standing still is not progress."""
+        if self.recipe.keep == "last":
+            return self.history[-1]
         return max(self.history, key=lambda epoch: epoch.macro_auc)
 
     def _epoch(self, on_step: Callable[[], None]) -> Epoch:
         start_s, losses = time.monotonic(), []
         self.model.train()
         std_mv = float(np.mean(self.signal.std_mv))
-        stride = self.preset.model.stride
+        stride = getattr(self.preset.model, "stride", 1)
         epoch_batches = batches(
-            self.train.signals, self.train.labels, self.recipe, self.signal.rate_hz, stride, std_mv, self.rng
+            self.train.signals, self.targets, self.recipe, self.signal.rate_hz, stride, std_mv, self.rng
         )
         for batch in epoch_batches:
             losses.append(self._step(batch))
             on_step()
-        logits = predict(self.evaluated_model(), self.tune.signals)
+        logits = self._logits(self.evaluated_model().eval(), self.tune.signals)
         epoch = Epoch(
             epoch=len(self.history) + 1,
             loss=float(np.mean(losses)),
@@ -119,9 +121,9 @@ class Trainer:
     def _step(self, batch: Batch) -> float:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, self.steps, self.recipe)
-        state = carried_state(self.model, batch)
-        logits, _ = self.model(batch.crops, state)
-        loss = loss_of(logits, batch.labels, self.recipe)
+        with self._precision():
+            logits = training_logits(self.model, batch)
+        loss = loss_of(logits.float(), batch.targets, len(CLASSES), self.recipe)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_limit)
@@ -130,9 +132,24 @@ class Trainer:
         self.step += 1
         return float(loss.detach())
 
-    def evaluated_model(self) -> EcgMamba:
-        """The model whose weights are kept: the averaged one, or the last one where nothing is averaged."""
-        return self.average.module if self.recipe.average_decay > 0 else self.model  # type: ignore[return-value]
+    def evaluated_model(self) -> nn.Module:
+        """The model that is kept: of the averaged weights, or of the last ones where nothing is averaged."""
+        wide = self.average.module if self.recipe.average_decay > 0 else self.model
+        return narrowed(self.preset.kind, self.preset.model, wide)
+
+    def kept_logits(self, signals: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what the kept model says of whole records, (records, classes)."""
+        return self._logits(load_checkpoint(self.out / BEST_NAME).model, signals)
+
+    def _logits(self, model: nn.Module, signals: NDArray[np.float32]) -> NDArray[np.float32]:
+        crop_samples = whole_frames(self.recipe.crop_s, self.signal.rate_hz, 1)
+        starts = range(0, len(signals), BATCH_RECORDS)
+        with self._precision():
+            parts = [record_logits(model, signals[start : start + BATCH_RECORDS], crop_samples) for start in starts]
+        return np.concatenate(parts)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
 
     def _out_of_patience(self) -> bool:
         return bool(self.history) and self.history[-1].epoch - self.best.epoch >= self.recipe.patience_epochs
@@ -141,7 +158,7 @@ class Trainer:
         training = {**self.facts, "epochs": len(self.history), "tuning": self.history[-1].__dict__}
         save_checkpoint(
             self.out / BEST_NAME, self.evaluated_model(), self.preset.describe(), self.signal, list(CLASSES),
-            list(STANDARD_LEADS), training,
+            list(STANDARD_LEADS), training, self.preset.kind,
         )  # fmt: skip
 
     def _save_last(self) -> None:
@@ -181,65 +198,7 @@ class Trainer:
         self.step = state["step"]
 
 
-def carried_state(model: EcgMamba, batch: Batch) -> State:
-    """Return the state a batch's crops start from: what other records left behind, detached, or nothing.
-
-    The window's pool starts empty in any case: what went before is left out of the loss.
-    """
-    state = model.initial_state(len(batch.crops))
-    if batch.before is None:
-        return state
-    with torch.no_grad():
-        _, after = model.encode(batch.before, state)
-    return state | after
-
-
-def loss_of(logits: Tensor, labels: Tensor, recipe: TrainingPreset) -> Tensor:
-    """Binary cross-entropy per class, or cross-entropy over classes where records have one label."""
-    if recipe.loss == "cross_entropy":
-        return F.cross_entropy(logits, labels.argmax(1))
-    return F.binary_cross_entropy_with_logits(logits, labels)
-
-
-def learning_rate(step: int, steps: int, recipe: TrainingPreset) -> float:
-    """One cycle (Smith & Topin 2017): a linear rise over the first 15 %, then half a cosine down to a thousandth."""
-    if recipe.schedule == "constant":
-        return recipe.learning_rate
-    rise = max(1, round(0.15 * steps))
-    if step < rise:
-        return recipe.learning_rate * (0.04 + 0.96 * step / rise)
-    share = (step - rise) / max(1, steps - rise)
-    return recipe.learning_rate * (1e-3 + (1 - 1e-3) * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
-
-
-def parameter_groups(model: EcgMamba, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay matrices only; biases, norms and the dynamics (A_log, D) are left as they are (mamba_ssm does the same)."""
-    decayed: list[Tensor] = []
-    kept: list[Tensor] = []
-    for name, parameter in model.named_parameters():
-        (kept if parameter.ndim < 2 or name.endswith(("A_log", ".D")) else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
-
-
-def predict(model: EcgMamba, signals: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the logits (records, classes) of whole records, each from a cold state; the model's mode stays."""
-    was_training = model.training
-    model.eval()
-    starts = range(0, len(signals), BATCH_RECORDS)
-    parts = [forward(model, signals[start : start + BATCH_RECORDS]) for start in starts]
-    model.train(was_training)
-    return np.concatenate(parts)
-
-
 def macro_auc(labels: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
     """Mean area under the ROC curve over the classes that have both kinds of records."""
     present = [k for k in range(labels.shape[1]) if 0 < labels[:, k].sum() < len(labels)]
     return float(np.mean([roc_auc_score(labels[:, k], logits[:, k]) for k in present])) if present else float("nan")
-
-
-def only_single_label(split: Split, recipe: TrainingPreset) -> Split:
-    """Keep the records with exactly one label where the loss asks for it."""
-    if recipe.loss != "cross_entropy":
-        return split
-    single = split.labels.sum(1) == 1
-    return Split(split.signals[single], split.labels[single])

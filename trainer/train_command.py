@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.metadata
 import platform
 import shlex
@@ -22,6 +23,7 @@ from trainer.folds import folds_text, parse_folds
 from trainer.preset import Preset, load_preset
 from trainer.ptbxl import open_ptbxl
 from trainer.scan import implementation_name
+from trainer.targets import load_soft_labels, with_targets
 from trainer.train import BEST_NAME, Epoch, Trainer
 
 if TYPE_CHECKING:
@@ -48,6 +50,10 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the run stands")
     parser.add_argument("--folds", type=parse_folds, default="1-8", help="folds to train on (default: 1-8)")
     parser.add_argument("--tune-folds", type=parse_folds, default="9", help="folds to choose weights on (default: 9)")
+    parser.add_argument(
+        "--soft-labels", type=Path, nargs="+", default=[], metavar="FILE",
+        help="probabilities of other models to learn from (see cross-validate), for presets with soft_label_share",
+    )  # fmt: skip
     parser.add_argument("--epochs", type=int, metavar="N", help="train this long instead of what the preset says")
     parser.add_argument("--limit", type=int, metavar="N", help="use the first N records of each split only")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, crops and order (default: 0)")
@@ -57,7 +63,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train and report the best epoch."""
-    preset = _with_epochs(load_preset(args.preset), args.epochs)
+    preset = with_epochs(load_preset(args.preset), args.epochs)
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.fresh:
@@ -65,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     trainer = prepare(preset, args)
     say(f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters, {implementation_name()} scan, "
         f"{len(trainer.train.signals):,} records to train on, {len(trainer.tune.signals):,} to tune on")  # fmt: skip
-    best = trainer.run(on_epoch=_report)
+    best = trainer.run(on_epoch=report)
     say(f"best: epoch {best.epoch}, macro-AUC {best.macro_auc:.4f} on the tuning fold, in {args.out / BEST_NAME}")
     if args.json:
         emit_json({"best": asdict(best), "epochs": len(trainer.history), "checkpoint": str(args.out / BEST_NAME)})
@@ -79,6 +85,9 @@ def prepare(preset: Preset, args: argparse.Namespace) -> Trainer:
     say("filtering the records as they will be served")
     signal = fit_signal(data, train_rows, preset.signal)
     train, tune = (load_split(data, rows, signal.frontend()) for rows in (train_rows, tune_rows))
+    train = with_targets(
+        train, data, train_rows, preset.training, [load_soft_labels(path) for path in args.soft_labels]
+    )
     return Trainer(preset, signal, train, tune, args.out, args.seed, facts_of(args))
 
 
@@ -86,10 +95,18 @@ def facts_of(args: argparse.Namespace) -> dict[str, Any]:
     """Return what a checkpoint should say of how it was made."""
     return {
         "command": command_of(args),
-        "data": "PTB-XL 1.0.3, records100",
         "folds": args.folds,
         "tune_folds": args.tune_folds,
         "limit": args.limit,
+        "soft_labels": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in args.soft_labels},
+        **origin(),
+    }
+
+
+def origin() -> dict[str, Any]:
+    """Return what any training should say of where it happened."""
+    return {
+        "data": "PTB-XL 1.0.3, records100",
         "commit": _commit(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in REPRODUCED_BY},
@@ -101,18 +118,22 @@ def command_of(args: argparse.Namespace) -> str:
     """Return the command that does this again anywhere: without the folders of this machine."""
     words = ["ecg-trainer", "train", "--data", "PTBXL_ROOT", "--preset", args.preset, "--out", "RUN"]
     words += ["--folds", folds_text(args.folds), "--tune-folds", folds_text(args.tune_folds), "--seed", str(args.seed)]
+    if args.soft_labels:
+        words += ["--soft-labels", *(path.name for path in args.soft_labels)]
     for name in ("epochs", "limit"):
         if getattr(args, name) is not None:
             words += [f"--{name}", str(getattr(args, name))]
     return shlex.join(words)
 
 
-def _report(epoch: Epoch) -> None:
+def report(epoch: Epoch) -> None:
+    """Say how an epoch went."""
     say(f"epoch {epoch.epoch}: loss {epoch.loss:.4f}, macro-AUC {epoch.macro_auc:.4f}, accuracy {epoch.accuracy:.4f}, "
         f"{epoch.seconds:.0f} s")  # fmt: skip
 
 
-def _with_epochs(preset: Preset, epochs: int | None) -> Preset:
+def with_epochs(preset: Preset, epochs: int | None) -> Preset:
+    """Return the preset with another number of epochs, if one is named."""
     if epochs is None:
         return preset
     return msgspec.structs.replace(preset, training=msgspec.structs.replace(preset.training, epochs=epochs))

@@ -15,8 +15,9 @@ from edge.runtime.select import open_runtime
 from tests.tiny_bundle import tiny_bundle, tiny_checkpoint
 from tests.tiny_ptbxl import Row, rows_of, write_ptbxl
 from trainer.cli import main
+from trainer.kinds import record_logits
 from trainer.model import EcgMamba, ModelConfig
-from trainer.predict import batch_logits, forward, stream_logits
+from trainer.predict import batch_logits, stream_logits
 from trainer.ptbxl import CACHE_VARIABLE, CLASSES, open_ptbxl
 
 CODES = ["NORM", "IMI", "NDT", "LAFB", "LVH"]
@@ -110,7 +111,7 @@ def test_a_window_as_long_as_the_record_is_the_models_own_forward_pass():
     signals = np.random.default_rng(0).normal(size=(3, 1000, 12)).astype(np.float32)
     with torch.inference_mode():
         expected, _ = model(torch.from_numpy(signals))
-    np.testing.assert_allclose(forward(model, signals), expected.numpy(), atol=1e-6)
+    np.testing.assert_allclose(record_logits(model, signals, 1000), expected.numpy(), atol=1e-6)
 
 
 def test_a_shorter_window_is_pooled_over_its_last_hops_as_a_stream_would():
@@ -121,7 +122,7 @@ def test_a_shorter_window_is_pooled_over_its_last_hops_as_a_stream_would():
     with torch.inference_mode():
         for hop in np.split(signals[:, :960], 8, axis=1):
             streamed, state = model(torch.from_numpy(hop), state)
-    np.testing.assert_allclose(forward(model, signals), streamed.numpy(), atol=1e-5)
+    np.testing.assert_allclose(record_logits(model, signals, 1000), streamed.numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["batch", "stream"])

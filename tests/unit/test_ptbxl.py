@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,7 @@ def root(tmp_path):
 
 def labels_of(*codes):
     superclass_of = {"NORM": "NORM", "IMI": "MI", "AMI": "MI", "NDT": "STTC", "LAFB": "CD", "LVH": "HYP"}
-    return superclass_labels(list(codes), superclass_of).tolist()
+    return superclass_labels([set(ast.literal_eval(text)) for text in codes], superclass_of).tolist()
 
 
 def test_a_diagnostic_code_counts_at_any_likelihood():
@@ -44,8 +46,8 @@ def test_codes_that_are_not_diagnostic_set_no_label():
 def test_only_statements_marked_diagnostic_have_a_superclass(root):
     superclass_of = read_statements(root)
     assert superclass_of["NDT"] == "STTC"
-    assert "SR" not in superclass_of
-    assert "ABQRS" not in superclass_of
+    assert superclass_of["SR"] is None
+    assert superclass_of["ABQRS"] is None
 
 
 def test_records_without_a_superclass_are_left_out_unless_asked_for(root, tmp_path):
@@ -53,6 +55,17 @@ def test_records_without_a_superclass_are_left_out_unless_asked_for(root, tmp_pa
     assert data.ecg_ids[data.rows([9])].tolist() == [1004]
     assert data.ecg_ids[data.rows([9], labelled_only=False)].tolist() == [3, 1004]
     assert data.labels[data.rows([2])].tolist() == [[0, 1, 0, 0, 1]]
+
+
+def test_statements_are_all_that_were_made_of_a_record_diagnostic_or_not(root, tmp_path):
+    data = open_ptbxl(root, tmp_path / "cache")
+    assert data.statement_codes == ("NORM", "IMI", "NDT", "LAFB", "LVH", "SR", "ABQRS")
+    assert data.statements.tolist() == [
+        [1, 0, 0, 0, 0, 1, 0],
+        [0, 1, 0, 0, 1, 0, 1],
+        [0, 0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 1, 0, 0, 0],
+    ]
 
 
 def test_the_samples_are_the_records_microvolts(root, tmp_path):
@@ -138,7 +151,8 @@ def test_the_superclasses_of_ptb_xl_are_as_many_as_published(ptbxl_root):
     fold_9 = table[table["strat_fold"] == 9]
     if len(fold_9) != 2183:
         pytest.skip("this copy of PTB-XL holds a part of fold 9")
-    labels = superclass_labels(fold_9["scp_codes"], read_statements(ptbxl_root))
+    codes = [set(ast.literal_eval(text)) for text in fold_9["scp_codes"]]
+    labels = superclass_labels(codes, read_statements(ptbxl_root))
     assert dict(zip(CLASSES, labels.sum(0).astype(int).tolist(), strict=True)) == {
         "NORM": 955, "MI": 540, "STTC": 528, "CD": 495, "HYP": 268,
     }  # fmt: skip

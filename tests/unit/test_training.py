@@ -13,11 +13,14 @@ from edge.errors import BundleError, ConfigError
 from edge.signal.bandpass import CausalBandpass
 from edge.signal.leads import STANDARD_LEADS
 from tests.tiny_ptbxl import rows_of, write_ptbxl
-from trainer.batches import Batch, augmented, batches, batches_per_epoch, random_crops, whole_frames
+from trainer.batches import Batch, augmented, batches, batches_per_epoch, mixed, random_crops, whole_frames
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.cli import main
 from trainer.data import Split, fit_signal, load_split, records_mv
+from trainer.kinds import build_model, narrowed, record_logits, with_outputs
 from trainer.model import EcgMamba
+from trainer.networks.resnet import ResnetConfig
+from trainer.objective import carried_state, learning_rate, loss_of, only_single_label
 from trainer.preset import SignalPreset, TrainingPreset, load_preset, preset_names
 from trainer.ptbxl import CLASSES, open_ptbxl
 from trainer.train import (
@@ -26,10 +29,7 @@ from trainer.train import (
     LAST_NAME,
     RunMismatchError,
     Trainer,
-    carried_state,
-    learning_rate,
     macro_auc,
-    only_single_label,
 )
 
 CODES = ["NORM", "IMI", "NDT", "LAFB", "LVH"]
@@ -179,7 +179,7 @@ def test_crops_hold_whole_frames():
 def test_one_seed_gives_one_epoch_of_batches():
     for first, again in zip(epoch_of(3), epoch_of(3), strict=True):
         assert torch.equal(first.crops, again.crops)
-        assert torch.equal(first.labels, again.labels)
+        assert torch.equal(first.targets, again.targets)
         assert (first.before is None) == (again.before is None)
     assert not torch.equal(epoch_of(3)[0].crops, epoch_of(4)[0].crops)
 
@@ -355,7 +355,7 @@ def test_a_checkpoint_comes_back_with_the_same_answers(signal, tmp_path):
     save_checkpoint(tmp_path, model, TINY.describe(), signal, list(CLASSES), list(STANDARD_LEADS), {})
     record = torch.from_numpy(noise(1, 1000, 12))
     loaded = load_checkpoint(tmp_path)
-    assert loaded.config == model.config
+    assert loaded.streaming_model().config == model.config
     assert loaded.facts.signal == signal
     assert torch.equal(loaded.model(record)[0], model(record)[0])
 
@@ -374,9 +374,11 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
 
 
 def test_every_preset_that_ships_builds_its_model():
-    assert preset_names() == ["ecg-mamba-seed", "streaming", "tiny"]
+    assert {"ecg-mamba-seed", "resnet1d-wang", "streaming", "tiny"} <= set(preset_names())
     for name in preset_names():
-        EcgMamba(load_preset(name).model)
+        preset = load_preset(name)
+        logits = record_logits(build_model(preset.kind, preset.model).eval(), noise(2, 1000, 12), 250)
+        assert logits.shape == (2, 5)
 
 
 def test_the_seed_preset_has_the_published_number_of_parameters():
@@ -391,6 +393,8 @@ def test_the_seed_preset_has_the_published_number_of_parameters():
         ("[training]\nbatch_size = 0\n", "batch_size"),
         ("[signal]\nnormalise = 'record'\n", "record"),
         ("[training\n", "line 1"),
+        ("[model]\nkind = 'lstm2d'\n", "mamba"),
+        ("[training]\nprecision = 'bfloat16'\n", "float32"),
     ],
 )
 def test_a_preset_with_a_fault_is_refused_by_name(tmp_path, text, named):
@@ -422,3 +426,56 @@ def test_a_preset_is_shown_with_its_size(capsys):
     assert json.loads(capsys.readouterr().out)["ecg-mamba-seed"]["parameters"] == 66_565
     assert main(["presets"]) == 0
     assert "streaming: 283,397 parameters" in capsys.readouterr().out
+
+
+# More outputs than classes, other kinds of models
+
+
+def test_extra_outputs_are_cut_off_and_the_first_ones_stay_what_they_were():
+    torch.manual_seed(0)
+    wide = build_model("mamba", with_outputs(TINY.model, 12)).eval()
+    narrow = narrowed("mamba", TINY.model, wide)
+    signals = noise(3, 1000, 12)
+    expected = record_logits(wide, signals, 1000)[:, :5]
+    np.testing.assert_allclose(record_logits(narrow, signals, 1000), expected, atol=1e-6)
+
+
+def test_statements_weigh_in_the_loss_as_much_as_asked():
+    logits, targets = torch.zeros(2, 8), torch.zeros(2, 8)
+    logits[:, 5:] = 1.0
+    alone = loss_of(logits[:, :5], targets[:, :5], 5, TrainingPreset())
+    both = loss_of(logits, targets, 5, TrainingPreset(statements_weight=0.5))
+    assert float(both - alone) == pytest.approx(0.5 * np.log1p(np.e), rel=1e-6)
+
+
+def test_mixed_crops_and_targets_are_mixed_alike():
+    crops, targets = noise(4, 10, 12), np.eye(4, 5, dtype=np.float32)
+    mixed_crops, mixed_targets = mixed(crops, targets, 1.0, np.random.default_rng(5))
+    share = mixed_targets[0, 0]
+    assert 0 < share < 1
+    np.testing.assert_allclose(mixed_crops[0], share * crops[0] + (1 - share) * crops[3], rtol=1e-6)
+    np.testing.assert_allclose(mixed_targets.sum(1), 1.0, rtol=1e-6)
+    assert mixed(crops, targets, 0.0, np.random.default_rng(5))[0] is crops
+
+
+def test_a_windowed_network_reads_a_record_as_the_mean_of_its_half_overlapping_crops():
+    torch.manual_seed(0)
+    model = build_model("resnet1d-wang", load_preset("resnet1d-wang").model).eval()
+    signals = noise(2, 1000, 12)
+    with torch.inference_mode():
+        crops = [model(torch.from_numpy(signals[:, at : at + 250])).numpy() for at in range(0, 751, 125)]
+    np.testing.assert_allclose(record_logits(model, signals, 250), np.mean(crops, axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_windowed_network_trains_and_comes_back_from_its_checkpoint(trainer_in, tmp_path, precision):
+    small = msgspec.structs.replace(load_preset("resnet1d-wang"), model=ResnetConfig(channels=8, d_hidden=8))
+    recipe = {"epochs": 2, "batch_size": 8, "statements_weight": 0.0, "precision": precision}
+    trainer = trainer_in(tmp_path / "run", with_training(small, **recipe))
+    trainer.run()
+    kept = load_checkpoint(tmp_path / "run" / BEST_NAME)
+    assert kept.facts.kind == "resnet1d-wang"
+    assert kept.facts.training["epochs"] == 2  # the last epoch is kept, whatever the tuning fold says
+    assert np.isfinite(trainer.kept_logits(trainer.tune.signals)).all()
+    with pytest.raises(BundleError, match="carries no state"):
+        kept.streaming_model()

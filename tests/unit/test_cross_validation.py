@@ -1,0 +1,119 @@
+"""Cross-validation and soft labels: nobody is on both sides, every record is answered once, and students learn it."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import numpy as np
+import pytest
+
+from edge.errors import RecordError
+from tests.tiny_ptbxl import rows_of, write_ptbxl
+from trainer.cli import main
+from trainer.cross_validate import parts_of
+from trainer.data import Split
+from trainer.preset import TrainingPreset
+from trainer.ptbxl import CLASSES, open_ptbxl
+from trainer.targets import SOFT_LABELS_NAME, SoftLabels, load_soft_labels, with_targets
+
+CODES = ["NORM", "IMI", "NDT", "LAFB", "LVH"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_ptbxl(tmp_path_factory.mktemp("ptbxl") / "ptb-xl", rows_of(CODES * 2, [1, 2, 3, 9]))
+
+
+@pytest.fixture
+def cached(root, monkeypatch):
+    monkeypatch.setenv("ECG_EDGE_CACHE", str(root.parent / "cache"))
+    return open_ptbxl(root, root.parent / "cache")
+
+
+def soft(ids, value=0.25):
+    return SoftLabels(np.array(ids), np.full((len(ids), len(CLASSES)), value, dtype=np.float32))
+
+
+@pytest.mark.parametrize("choose_epoch", [False, True])
+def test_every_fold_is_held_out_once_and_never_seen_by_the_training_that_is_asked_about_it(choose_epoch):
+    parts = parts_of(range(1, 9), 4, choose_epoch)
+    assert sorted(fold for part in parts for fold in part.held_out) == list(range(1, 9))
+    for part in parts:
+        assert not set(part.train) & {*part.held_out, *part.tune}
+        assert set(part.train) | {*part.held_out, *part.tune} == set(range(1, 9))
+        assert bool(set(part.tune) & set(part.held_out)) != choose_epoch
+
+
+def test_no_patient_of_ptb_xl_is_in_two_parts(ptbxl_root):
+    data = open_ptbxl(ptbxl_root)
+    patients = [set(data.patient_ids[data.rows(part.held_out)]) for part in parts_of(range(1, 10), 3, False)]
+    assert not any(patients[i] & patients[j] for i in range(3) for j in range(i))
+
+
+@pytest.mark.parametrize("parts", [1, 9])
+def test_too_few_folds_for_the_parts_are_refused(parts):
+    with pytest.raises(RecordError, match="cannot be cross-validated"):
+        parts_of(range(1, 9), parts, False)
+
+
+def test_the_command_answers_for_every_record_and_a_student_learns_from_it(root, cached, tmp_path, capsys):
+    out = tmp_path / "teacher"
+    asked = ["cross-validate", "--data", str(root), "--preset", "tiny", "--folds", "1-3", "--parts", "3",
+             "--epochs", "1", "--out", str(out), "--json"]  # fmt: skip
+    assert main(asked) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert [part["held_out"] for part in figures["parts"]] == [[1], [2], [3]]
+    taught = load_soft_labels(out / SOFT_LABELS_NAME)
+    rows = cached.rows([1, 2, 3])
+    assert taught.ecg_ids.tolist() == cached.ecg_ids[rows].tolist()
+
+    before = (out / SOFT_LABELS_NAME).read_bytes()
+    assert main(asked) == 0  # nothing is trained again
+    assert load_soft_labels(out / SOFT_LABELS_NAME).probabilities.tolist() == taught.probabilities.tolist()
+    assert len(before) == len((out / SOFT_LABELS_NAME).read_bytes())
+
+    student = tmp_path / "student.toml"
+    student.write_text(
+        "[model]\nd_model = 8\nn_layers = 1\n[training]\nepochs = 1\nsoft_label_share = 0.5\nstatements_weight = 0.5\n"
+    )
+    learn = ["train", "--data", str(root), "--preset", str(student), "--folds", "1-3", "--out", str(tmp_path / "run")]
+    assert main([*learn, "--soft-labels", str(out / SOFT_LABELS_NAME)]) == 0
+    assert main([*learn[:-1], str(tmp_path / "other")]) == 2
+    assert "--soft-labels" in capsys.readouterr().err
+
+
+def test_targets_lie_between_label_and_teachers_and_statements_follow(cached):
+    rows = cached.rows([1])
+    split = Split(np.zeros((len(rows), 1, 12), np.float32), cached.labels[rows])
+    recipe = TrainingPreset(soft_label_share=0.5, statements_weight=1.0)
+    teachers = [soft(cached.ecg_ids, 0.2), soft(cached.ecg_ids, 0.6)]
+    targets = with_targets(split, cached, rows, recipe, teachers).targets
+    assert targets is not None
+    np.testing.assert_allclose(targets[:, :5], 0.5 * split.labels + 0.2, rtol=1e-6)
+    np.testing.assert_array_equal(targets[:, 5:], cached.statements[rows])
+
+
+def test_soft_labels_survive_their_file_and_anything_else_is_refused(tmp_path):
+    path = tmp_path / SOFT_LABELS_NAME
+    soft([4, 7]).save(path)
+    assert load_soft_labels(path).ecg_ids.tolist() == [4, 7]
+    soft([4, 7], 1.5).save(path)
+    with pytest.raises(RecordError, match="probability per record"):
+        load_soft_labels(path)
+    for content in (b"", b"PK\x03\x04 torn", b"\x80\x04N."):
+        path.write_bytes(content)
+        with pytest.raises(RecordError, match="holds no soft labels"):
+            load_soft_labels(path)
+
+
+def test_a_record_without_soft_labels_is_named():
+    with pytest.raises(RecordError, match="lack 1 records, the first is 5"):
+        soft([4]).of(np.array([4, 5]))
+
+
+def test_a_recipe_without_soft_labels_takes_none(cached):
+    rows = cached.rows([1])
+    split = Split(np.zeros((len(rows), 1, 12), np.float32), cached.labels[rows])
+    with pytest.raises(RecordError, match="soft_label_share"):
+        with_targets(split, cached, rows, msgspec.structs.replace(TrainingPreset()), [soft([1])])

@@ -1,0 +1,82 @@
+"""Cross-validation by folds: several trainings that each leave some folds out, and what they say of those.
+
+PTB-XL's folds hold whole patients, so no patient is on both sides. What comes out are probabilities for every record
+from a model that never saw it: an honest figure, and soft labels to teach another model with (Hinton et al. 2015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+from edge.errors import RecordError
+from trainer.data import fit_signal, load_split
+from trainer.preset import Preset
+from trainer.ptbxl import PtbXl
+from trainer.targets import SoftLabels, with_targets
+from trainer.train import Epoch, Trainer, macro_auc
+
+
+@dataclass(frozen=True)
+class Part:
+    """One training's folds: what it learns from, what it chooses its epoch on, what it is asked about."""
+
+    train: list[int]
+    tune: list[int]
+    held_out: list[int]
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """What one training says of the folds it left out, and how well."""
+
+    part: Part
+    macro_auc: float
+    soft_labels: SoftLabels
+
+
+def parts_of(folds: Sequence[int], count: int, choose_epoch: bool) -> list[Part]:
+    """Split folds into `count` parts of neighbours; raises RecordError when there are too few folds.
+
+    Where the epoch is chosen by its figures, that happens on the folds of the next part, which are then not trained on:
+    what is reported had no say in what is kept. Otherwise the tuning folds are the held-out ones, only to be watched.
+    """
+    if not 2 + choose_epoch <= count <= len(folds):
+        raise RecordError(f"{len(folds)} folds cannot be cross-validated in {count} parts")
+    groups = [[int(fold) for fold in group] for group in np.array_split(sorted(folds), count)]
+    parts = []
+    for k, held_out in enumerate(groups):
+        tune = groups[(k + 1) % count] if choose_epoch else held_out
+        parts.append(Part(sorted(set(folds) - set(held_out) - set(tune)), tune, held_out))
+    return parts
+
+
+def run_part(
+    preset: Preset, data: PtbXl, part: Part, out: Path, seed: int, facts: dict[str, Any], limit: int | None,
+    on_epoch: Callable[[Epoch], None],
+) -> PartResult:  # fmt: skip
+    """Train one part in its folder, going on where it was interrupted, and ask it about its held-out folds."""
+    rows = {name: data.rows(folds)[:limit] for name, folds in (("train", part.train), ("held_out", part.held_out))}
+    signal = fit_signal(data, rows["train"], preset.signal)
+    train = with_targets(load_split(data, rows["train"], signal.frontend()), data, rows["train"], preset.training, [])
+    tune = load_split(data, data.rows(part.tune)[:limit], signal.frontend())
+    held_out = load_split(data, rows["held_out"], signal.frontend())
+    trainer = Trainer(preset, signal, train, tune, out, seed, {**facts, "folds": part.train, "tune_folds": part.tune})
+    trainer.run(on_epoch=on_epoch)
+    logits = trainer.kept_logits(held_out.signals)
+    probabilities = expit(logits.astype(np.float64)).astype(np.float32)
+    soft = SoftLabels(data.ecg_ids[rows["held_out"]], probabilities)
+    return PartResult(part, macro_auc(held_out.labels, logits), soft)
+
+
+def joined(results: Sequence[PartResult]) -> SoftLabels:
+    """Return the soft labels of all parts, in the order of the records."""
+    ecg_ids = np.concatenate([result.soft_labels.ecg_ids for result in results])
+    probabilities = np.concatenate([result.soft_labels.probabilities for result in results])
+    order = np.argsort(ecg_ids)
+    return SoftLabels(ecg_ids[order], probabilities[order])

@@ -1,0 +1,77 @@
+"""What a training step minimises and by how much it moves: logits from a carried state, the loss, the rate."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.batches import Batch
+from trainer.data import Split
+from trainer.model import EcgMamba, State
+from trainer.preset import TrainingPreset
+
+
+def training_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """Return the logits of a batch's crops; what goes before a crop counts for models that carry state."""
+    if not isinstance(model, EcgMamba):
+        return model(batch.crops)  # type: ignore[no-any-return]
+    logits: Tensor = model(batch.crops, carried_state(model, batch))[0]
+    return logits
+
+
+def carried_state(model: EcgMamba, batch: Batch) -> State:
+    """Return the state a batch's crops start from: what other records left behind, detached, or nothing.
+
+    The window's pool starts empty in any case: what went before is left out of the loss.
+    """
+    state = model.initial_state(len(batch.crops))
+    if batch.before is None:
+        return state
+    with torch.no_grad():
+        _, after = model.encode(batch.before, state)
+    return state | after
+
+
+def loss_of(logits: Tensor, targets: Tensor, n_classes: int, recipe: TrainingPreset) -> Tensor:
+    """Binary cross-entropy per class, or cross-entropy over classes where records have one label.
+
+    Outputs beyond the classes are SCP statements, whose binary cross-entropy counts by `statements_weight`.
+    """
+    if recipe.loss == "cross_entropy":
+        return F.cross_entropy(logits, targets.argmax(1))
+    loss = F.binary_cross_entropy_with_logits(logits[:, :n_classes], targets[:, :n_classes])
+    if recipe.statements_weight == 0:
+        return loss
+    statements = F.binary_cross_entropy_with_logits(logits[:, n_classes:], targets[:, n_classes:])
+    return loss + recipe.statements_weight * statements
+
+
+def learning_rate(step: int, steps: int, recipe: TrainingPreset) -> float:
+    """One cycle (Smith & Topin 2017): a linear rise over the first 15 %, then half a cosine down to a thousandth."""
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    rise = max(1, round(0.15 * steps))
+    if step < rise:
+        return recipe.learning_rate * (0.04 + 0.96 * step / rise)
+    share = (step - rise) / max(1, steps - rise)
+    return recipe.learning_rate * (1e-3 + (1 - 1e-3) * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay matrices only; biases, norms and the dynamics (A_log, D) are left as they are (mamba_ssm does the same)."""
+    decayed: list[Tensor] = []
+    kept: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        (kept if parameter.ndim < 2 or name.endswith(("A_log", ".D")) else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+
+
+def only_single_label(split: Split, recipe: TrainingPreset) -> Split:
+    """Keep the records with exactly one label where the loss asks for it."""
+    if recipe.loss != "cross_entropy":
+        return split
+    return split.chosen(split.labels.sum(1) == 1)

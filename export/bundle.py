@@ -37,6 +37,8 @@ def write_bundle(checkpoint: Checkpoint, out: Path, name: str, version: str) -> 
     """
     if out.exists() and not (out / MANIFEST_NAME).is_file():
         raise BundleError(out, "the folder exists and is no bundle; choose another --out")
+    if checkpoint.facts.preset.get("signal", {}).get("filter") == "zero_phase":
+        raise BundleError(checkpoint.path, "a zero-phase filter looks into the future: the model cannot be served")
     graph = recurrent_graph(checkpoint.streaming_model())
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ COMMANDS = (
     "presets_command",
     "train_command",
     "cross_validate_command",
+    "study_command",
     "tune_command",
     "evaluate_command",
 )

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.special import expit
 
 from edge.errors import RecordError
-from trainer.data import fit_signal, load_split
+from trainer.data import prepared
 from trainer.preset import Preset
 from trainer.ptbxl import PtbXl
 from trainer.targets import SoftLabels, with_targets
@@ -62,10 +62,9 @@ def run_part(
 ) -> PartResult:  # fmt: skip
     """Train one part in its folder, going on where it was interrupted, and ask it about its held-out folds."""
     rows = {name: data.rows(folds)[:limit] for name, folds in (("train", part.train), ("held_out", part.held_out))}
-    signal = fit_signal(data, rows["train"], preset.signal)
-    train = with_targets(load_split(data, rows["train"], signal.frontend()), data, rows["train"], preset.training, [])
-    tune = load_split(data, data.rows(part.tune)[:limit], signal.frontend())
-    held_out = load_split(data, rows["held_out"], signal.frontend())
+    others = [data.rows(part.tune)[:limit], rows["held_out"]]
+    signal, train, (tune, held_out) = prepared(data, rows["train"], others, preset.signal)
+    train = with_targets(train, data, rows["train"], preset.training, [])
     trainer = Trainer(preset, signal, train, tune, out, seed, {**facts, "folds": part.train, "tune_folds": part.tune})
     trainer.run(on_epoch=on_epoch)
     logits = trainer.kept_logits(held_out.signals)

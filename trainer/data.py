@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.signal import sosfiltfilt
 
 from edge.runtime.manifest import SignalSpec
 from edge.signal.bandpass import CausalBandpass, design_bandpass
@@ -14,8 +16,10 @@ from trainer.preset import SignalPreset
 from trainer.ptbxl import RATE_HZ, PtbXl
 
 Float32Array = NDArray[np.float32]
+Rows = NDArray[np.int64]
 
 BATCH_RECORDS = 512
+PASS_ALL = np.array([[1.0, 0.0, 0.0, 1.0, 0.0, 0.0]])
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,11 @@ class Split:
         return Split(self.signals[rows], self.labels[rows], None if self.targets is None else self.targets[rows])
 
 
-def fit_signal(data: PtbXl, rows: NDArray[np.int64], preset: SignalPreset) -> SignalSpec:
+def fit_signal(data: PtbXl, rows: Rows, preset: SignalPreset) -> SignalSpec:
     """Design the band-pass and measure the normalisation on these records."""
-    sos = design_bandpass(RATE_HZ, preset.band_hz, preset.high_pass_order, preset.low_pass_order)
+    sos = PASS_ALL
+    if preset.filter != "none":
+        sos = design_bandpass(RATE_HZ, preset.band_hz, preset.high_pass_order, preset.low_pass_order)
     leads = data.signals_uv.shape[2]
     total, squares, count = np.zeros(leads), np.zeros(leads), 0
     for batch in _in_batches(rows):
@@ -56,20 +62,36 @@ def fit_signal(data: PtbXl, rows: NDArray[np.int64], preset: SignalPreset) -> Si
     )
 
 
-def load_split(data: PtbXl, rows: NDArray[np.int64], spec: FrontendSpec) -> Split:
-    """Run whole records through the front-end, each from its own cold start."""
+def load_split(data: PtbXl, rows: Rows, spec: FrontendSpec, zero_phase: bool = False) -> Split:
+    """Run whole records through the front-end, each from its own cold start; for studies also back again."""
     signals = np.empty((len(rows), *data.signals_uv.shape[1:]), dtype=np.float32)
     done = 0
     for batch in _in_batches(rows):
-        signals[done : done + len(batch)] = process_records(spec, records_mv(data, batch))
+        process = zero_phase_records if zero_phase else process_records
+        signals[done : done + len(batch)] = process(spec, records_mv(data, batch))
         done += len(batch)
     return Split(signals, data.labels[rows])
 
 
-def records_mv(data: PtbXl, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+def zero_phase_records(spec: FrontendSpec, samples_mv: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Filter records (records, samples, leads) forwards and backwards and normalise them: what no stream can do."""
+    return (sosfiltfilt(spec.sos, samples_mv, axis=1) - spec.mean_mv) / spec.std_mv
+
+
+def prepared(
+    data: PtbXl, train_rows: Rows, other_rows: Sequence[Rows], preset: SignalPreset
+) -> tuple[SignalSpec, Split, list[Split]]:
+    """Fit the front-end on the training records; return it, them and other records behind it."""
+    signal = fit_signal(data, train_rows, preset)
+    zero_phase = preset.filter == "zero_phase"
+    train, *others = (load_split(data, rows, signal.frontend(), zero_phase) for rows in (train_rows, *other_rows))
+    return signal, train, others
+
+
+def records_mv(data: PtbXl, rows: Rows) -> NDArray[np.float64]:
     """Return records in millivolts, (records, samples, leads)."""
     return data.signals_uv[rows].astype(np.float64) / 1000.0
 
 
-def _in_batches(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def _in_batches(rows: Rows) -> list[Rows]:
     return [rows[start : start + BATCH_RECORDS] for start in range(0, len(rows), BATCH_RECORDS)]

@@ -24,6 +24,9 @@ Positive = Annotated[float, msgspec.Meta(gt=0.0)]
 class SignalPreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The front-end: the causal band-pass, and how its output is scaled by statistics of the training folds."""
 
+    filter: Literal["causal", "zero_phase", "none"] = "causal"
+    """zero_phase looks into the future and none lets everything pass: what a causal band is measured against in
+    studies. A zero-phase model has no bundle."""
     band_hz: tuple[float, float] = (0.05, 40.0)
     high_pass_order: Annotated[int, msgspec.Meta(ge=1, le=8)] = 1
     low_pass_order: Annotated[int, msgspec.Meta(ge=1, le=8)] = 2

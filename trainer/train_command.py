@@ -18,7 +18,7 @@ import torch
 
 from edge.cli.output import EXIT_OK, emit_json, say
 from edge.cli.parsing import add_command
-from trainer.data import fit_signal, load_split
+from trainer.data import prepared
 from trainer.folds import folds_text, parse_folds
 from trainer.preset import Preset, load_preset
 from trainer.ptbxl import open_ptbxl
@@ -83,11 +83,9 @@ def prepare(preset: Preset, args: argparse.Namespace) -> Trainer:
     data = open_ptbxl(args.data)
     train_rows, tune_rows = data.rows(args.folds)[: args.limit], data.rows(args.tune_folds)[: args.limit]
     say("filtering the records as they will be served")
-    signal = fit_signal(data, train_rows, preset.signal)
-    train, tune = (load_split(data, rows, signal.frontend()) for rows in (train_rows, tune_rows))
-    train = with_targets(
-        train, data, train_rows, preset.training, [load_soft_labels(path) for path in args.soft_labels]
-    )
+    signal, train, (tune,) = prepared(data, train_rows, [tune_rows], preset.signal)
+    soft_labels = [load_soft_labels(path) for path in args.soft_labels]
+    train = with_targets(train, data, train_rows, preset.training, soft_labels)
     return Trainer(preset, signal, train, tune, args.out, args.seed, facts_of(args))
 
 

@@ -1,0 +1,170 @@
+"""Studies: one recipe and variants of it, trained alike with several seeds, in one table.
+
+A study is a TOML file. Every variant names what it changes, as `section.key`:
+
+    title = "What each part of the recipe gives"
+    base = "streaming"
+    seeds = [0, 1, 2]
+    epochs = 12
+
+    [variants."no carried state"]
+    training.carried_share = 0.0
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edge.errors import ConfigError
+from edge.signal.bandpass import st_shift_uv
+from trainer.checkpoint import load_checkpoint
+from trainer.data import Split, prepared
+from trainer.kinds import describe_config, model_config
+from trainer.model import EcgMamba
+from trainer.preset import Preset, SignalPreset, TrainingPreset
+from trainer.ptbxl import RATE_HZ, PtbXl
+from trainer.targets import SoftLabels, with_targets
+from trainer.train import BEST_NAME, Epoch, Trainer, macro_auc
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+WARM_S = 30
+"""How much ECG of other records goes before each record for the warm figure."""
+WARM_BATCH = 128
+SECTIONS = ("model", "signal", "training")
+
+
+class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a study file says."""
+
+    title: str
+    base: str
+    seeds: Annotated[tuple[int, ...], msgspec.Meta(min_length=1)] = (0,)
+    epochs: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    notes: str = ""
+    variants: dict[str, dict[str, dict[str, Any]]] = {}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one variant gave with one seed, on the tuning folds."""
+
+    variant: str
+    seed: int
+    parameters: int
+    cold_auc: float
+    warm_auc: float | None
+    st_shift_uv: float | None
+
+
+def load_study(path: Path) -> Study:
+    """Read a study; raises ConfigError when it has a fault."""
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text()), Study)
+    except (OSError, msgspec.ValidationError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(str(path), (str(error),)) from None
+
+
+def variants_of(study: Study, base: Preset, epochs: int | None = None) -> dict[str, Preset]:
+    """Return the presets of a study by name, the base first, with `epochs` if named instead of the study's.
+
+    Raises ConfigError for a change that is none.
+    """
+    epochs = epochs or study.epochs or base.training.epochs
+    base = msgspec.structs.replace(base, training=msgspec.structs.replace(base.training, epochs=epochs))
+    return {base.name: base} | {name: changed(base, name, changes) for name, changes in study.variants.items()}
+
+
+def changed(base: Preset, name: str, changes: dict[str, dict[str, Any]]) -> Preset:
+    """Return a preset with some settings changed."""
+    unknown = set(changes) - set(SECTIONS)
+    if unknown:
+        raise ConfigError(name, (f"changes {', '.join(sorted(unknown))}; the sections are {', '.join(SECTIONS)}",))
+    try:
+        model = model_config(base.kind, describe_config(base.model) | changes.get("model", {}))
+        signal = msgspec.convert(msgspec.to_builtins(base.signal) | changes.get("signal", {}), SignalPreset)
+        training = msgspec.convert(msgspec.to_builtins(base.training) | changes.get("training", {}), TrainingPreset)
+    except msgspec.ValidationError as error:
+        raise ConfigError(name, (str(error),)) from None
+    return msgspec.structs.replace(base, model=model, signal=signal, training=training)
+
+
+def run_variant(
+    name: str, preset: Preset, data: PtbXl, folds: Sequence[int], tune_folds: Sequence[int],
+    soft_labels: Sequence[SoftLabels], out: Path, seed: int, facts: dict[str, Any], limit: int | None,
+    on_epoch: Callable[[Epoch], None],
+) -> Outcome:  # fmt: skip
+    """Train one variant in its folder, going on where it was interrupted, and measure what it kept."""
+    rows, tune_rows = data.rows(folds)[:limit], data.rows(tune_folds)[:limit]
+    signal, train, (tune,) = prepared(data, rows, [tune_rows], preset.signal)
+    wanted = soft_labels if preset.training.soft_label_share > 0 else []
+    train = with_targets(train, data, rows, preset.training, wanted)
+    trainer = Trainer(preset, signal, train, tune, out, seed, facts)
+    trainer.run(on_epoch=on_epoch)
+    model = load_checkpoint(out / BEST_NAME).model
+    causal = preset.signal.filter == "causal"
+    return Outcome(
+        variant=name,
+        seed=seed,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        cold_auc=macro_auc(tune.labels, trainer.kept_logits(tune.signals)),
+        warm_auc=macro_auc(tune.labels, warm_logits(model, tune, seed)) if isinstance(model, EcgMamba) else None,
+        st_shift_uv=st_shift_uv(np.array(signal.sos), signal.rate_hz) if causal else None,
+    )
+
+
+def warm_logits(model: EcgMamba, split: Split, seed: int) -> NDArray[np.float32]:
+    """Return the logits (records, classes) of records that each go on from WARM_S of others, drawn by the seed."""
+    rng = np.random.default_rng(seed)
+    repeats = max(1, WARM_S * RATE_HZ // split.signals.shape[1])
+    parts = []
+    for start in range(0, len(split), WARM_BATCH):
+        signals = split.signals[start : start + WARM_BATCH]
+        others = rng.integers(0, len(split), (repeats, len(signals)))
+        parts.append(_warm_batch(model, [split.signals[row] for row in others], signals))
+    return np.concatenate(parts)
+
+
+@torch.inference_mode()
+def _warm_batch(model: EcgMamba, before: list[NDArray[np.float32]], signals: NDArray[np.float32]) -> NDArray[Any]:
+    state = model.initial_state(len(signals))
+    for other in before:
+        state |= model.encode(torch.from_numpy(other), state)[1]
+    logits: NDArray[np.float32] = model(torch.from_numpy(signals), state)[0].numpy()
+    return logits
+
+
+def table_of(study: Study, outcomes: Sequence[Outcome], command: str, date: str) -> dict[str, Any]:
+    """Return the table of a study, as `ecg-trainer card` takes it: mean ± standard deviation over the seeds."""
+    rows = []
+    for variant in dict.fromkeys(outcome.variant for outcome in outcomes):
+        runs = [outcome for outcome in outcomes if outcome.variant == variant]
+        shift = runs[0].st_shift_uv
+        rows.append([
+            variant, f"{runs[0].parameters:,}", _spread([run.cold_auc for run in runs]),
+            _spread([run.warm_auc for run in runs if run.warm_auc is not None]),
+            "-" if shift is None else f"{shift:+.0f}", ", ".join(str(run.seed) for run in runs),
+        ])  # fmt: skip
+    columns = ["variant", "parameters", "macro-AUC cold", f"macro-AUC after {WARM_S} s of other ECG", "ST shift (µV)",
+               "seeds"]  # fmt: skip
+    notes = study.notes or "Tuning folds, whole records; mean ± standard deviation over seeds."
+    return {"title": study.title, "command": command, "date": date, "notes": notes, "columns": columns, "rows": rows}
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    mean = f"{np.mean(values):.4f}"
+    return f"{mean} ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else mean

@@ -1,0 +1,116 @@
+"""`ecg-trainer study`: train a recipe and variants of it with several seeds, and put what they give in one table."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from edge.cli.output import EXIT_OK, emit_json, say
+from edge.cli.parsing import add_command
+from edge.errors import ConfigError
+from trainer.folds import parse_folds
+from trainer.preset import load_preset
+from trainer.ptbxl import open_ptbxl
+from trainer.study import Study, load_study, run_variant, table_of, variants_of
+from trainer.targets import load_soft_labels
+from trainer.train_command import origin, report
+
+if TYPE_CHECKING:
+    from edge.cli.parsing import Subparsers
+
+STUDIES_DIR = Path(__file__).parent / "studies"
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add `study`."""
+    parser = add_command(
+        subparsers,
+        "study",
+        run,
+        "compare variants of a recipe over several seeds",
+        "A study is a TOML file: a base preset and what each variant changes. Goes on where it was interrupted; --only "
+        "trains some of the variants now and the others another time.",
+        [
+            "ecg-trainer study front-ends --data ptb-xl --out runs/front-ends",
+            "ecg-trainer study mine.toml --data ptb-xl --out runs/mine --only streaming --seeds 0 --json",
+        ],
+    )
+    parser.add_argument("study", help=f"a TOML file, or one of {', '.join(study_names())}")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a PTB-XL root")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the runs stand")
+    parser.add_argument("--folds", type=parse_folds, default="1-8", help="folds to train on (default: 1-8)")
+    parser.add_argument("--tune-folds", type=parse_folds, default="9", help="folds to measure on (default: 9)")
+    parser.add_argument("--soft-labels", type=Path, nargs="+", default=[], metavar="FILE", help="see `train`")
+    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="these variants only (default: all)")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="these seeds (default: the study's)")
+    parser.add_argument("--epochs", type=int, metavar="N", help="train this long instead of what the study says")
+    parser.add_argument("--limit", type=int, metavar="N", help="use the first N records of each split only")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train what is missing and print the table of all that was asked for."""
+    study = load_study(study_path(args.study))
+    presets = variants_of(study, load_preset(study.base), args.epochs)
+    unknown = set(args.only or ()) - set(presets)
+    if unknown:
+        raise ConfigError(args.study, (f"no variant {', '.join(sorted(unknown))}; there are {', '.join(presets)}",))
+    data, soft_labels = open_ptbxl(args.data), [load_soft_labels(path) for path in args.soft_labels]
+    facts = {"command": command_of(args), "limit": args.limit, **origin()}
+    outcomes = []
+    for name in args.only or presets:
+        for seed in args.seeds or study.seeds:
+            say(f"{name}, seed {seed}")
+            out = args.out / folder_name(name) / f"seed-{seed}"
+            outcomes.append(run_variant(name, presets[name], data, args.folds, args.tune_folds, soft_labels, out, seed,
+                                        facts, args.limit, report))  # fmt: skip
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    table = table_of(study, outcomes, command_of(args), today)
+    if args.json:
+        emit_json(table)
+    else:
+        _print(study, table["columns"], table["rows"])
+    return EXIT_OK
+
+
+def study_names() -> list[str]:
+    """Return the names of the studies that come with the package."""
+    return sorted(path.stem for path in STUDIES_DIR.glob("*.toml"))
+
+
+def study_path(name_or_path: str) -> Path:
+    """Return where a study stands."""
+    return STUDIES_DIR / f"{name_or_path}.toml" if name_or_path in study_names() else Path(name_or_path)
+
+
+def folder_name(variant: str) -> str:
+    """Return a variant's name as a folder's: letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9.]+", "-", variant.lower()).strip("-.")
+
+
+def command_of(args: argparse.Namespace) -> str:
+    """Return the command that does this again anywhere: without the folders of this machine."""
+    words = ["ecg-trainer", "study", Path(args.study).stem, "--data", "PTBXL_ROOT", "--out", "OUT"]
+    if args.soft_labels:
+        words += ["--soft-labels", *(path.name for path in args.soft_labels)]
+    for name in ("epochs", "limit"):
+        if getattr(args, name) is not None:
+            words += [f"--{name}", str(getattr(args, name))]
+    return shlex.join(words)
+
+
+def _print(study: Study, columns: list[str], rows: list[list[str]]) -> None:
+    table = Table(title=study.title, box=box.SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column, justify="left" if column == "variant" else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console(file=sys.stdout).print(table)

@@ -17,7 +17,7 @@ help: ## show these verbs
 
 setup: $(READY) ## prepare .venv with everything
 
-$(READY): pyproject.toml setup.py $(wildcard trainer/kernels/*) scripts/setup.sh
+$(READY): pyproject.toml setup.py $(wildcard trainer/kernels/* edge/*/kernels/*) scripts/setup.sh
 	PYTHON="$(PYTHON)" VENV="$(VENV)" bash scripts/setup.sh
 	@touch $@
 

@@ -1,7 +1,8 @@
 """Builds the optional C kernels; everything else about the package stands in pyproject.toml.
 
-One source is compiled once per vector width; the right one is chosen when it is loaded. Where there is no compiler the
-package installs all the same and PyTorch does the work.
+The scan's source is compiled once per vector width; the right one is chosen when it is loaded. The front-end's is
+compiled once, without fused multiply-adds, so that it rounds as NumPy does. Where there is no compiler the package
+installs all the same: PyTorch and NumPy do the work.
 """
 
 from __future__ import annotations
@@ -14,16 +15,26 @@ WIDTHS = {"_scan_base": (4, [])}
 if platform.machine() in ("x86_64", "AMD64"):
     WIDTHS |= {"_scan_v3": (8, ["-march=x86-64-v3"]), "_scan_v4": (16, ["-march=x86-64-v4"])}
 
+FRONTEND = Extension(
+    "edge.signal._frontend",
+    sources=["edge/signal/kernels/frontend.c"],
+    extra_compile_args=["-O3", "-ffp-contract=off"],
+    optional=True,
+)
+
 setup(
     ext_modules=[
-        Extension(
-            f"trainer.{name}",
-            sources=["trainer/kernels/scan.c", "trainer/kernels/module.c"],
-            depends=["trainer/kernels/vector.h"],
-            define_macros=[("LANES", str(lanes)), ("MODULE", name)],
-            extra_compile_args=["-O3", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", *flags],
-            optional=True,
-        )
-        for name, (lanes, flags) in WIDTHS.items()
+        FRONTEND,
+        *(
+            Extension(
+                f"trainer.{name}",
+                sources=["trainer/kernels/scan.c", "trainer/kernels/module.c"],
+                depends=["trainer/kernels/vector.h"],
+                define_macros=[("LANES", str(lanes)), ("MODULE", name)],
+                extra_compile_args=["-O3", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", *flags],
+                optional=True,
+            )
+            for name, (lanes, flags) in WIDTHS.items()
+        ),
     ]
 )

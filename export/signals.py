@@ -13,9 +13,9 @@ from edge.errors import RecordError
 from edge.monitor.offline import hops_of
 from edge.replay.records import read_recording
 from edge.runtime.manifest import Manifest
-from edge.signal.bandpass import synthetic_beats
 from edge.signal.leads import STANDARD_LEADS
 from trainer.data import records_mv
+from trainer.filters import synthetic_beats
 from trainer.ptbxl import RATE_HZ, open_ptbxl
 
 Float32Array = NDArray[np.float32]

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.signal.bandpass import synthetic_beats
 from edge.signal.leads import STANDARD_LEADS
 from edge.stream.wire import Chunk
+from trainer.filters import synthetic_beats
 
 SESSION = "s1"
 UNITS_PER_MV = 1000.0

@@ -10,10 +10,10 @@ import torch
 
 from edge.runtime.bundle import Bundle
 from edge.runtime.manifest import ONNX_NAME, WEIGHTS_NAME, Manifest, SignalSpec
-from edge.signal.bandpass import DEFAULT_BAND_HZ, design_bandpass
 from edge.signal.leads import STANDARD_LEADS
 from export.bundle import manifest_of, write_bundle
 from trainer.checkpoint import Checkpoint, CheckpointFacts
+from trainer.filters import DEFAULT_BAND_HZ, design_bandpass
 from trainer.model import EcgMamba, ModelConfig
 from trainer.ptbxl import CLASSES
 

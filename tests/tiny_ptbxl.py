@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import wfdb
 
-from edge.signal.bandpass import synthetic_beats
 from edge.signal.leads import STANDARD_LEADS
+from trainer.filters import synthetic_beats
 
 HEADER_NAMES = [name.replace("aV", "AV") for name in STANDARD_LEADS]
 """Lead names as PTB-XL's headers spell them."""

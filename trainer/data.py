@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from scipy.signal import sosfiltfilt
 
 from edge.runtime.manifest import SignalSpec
-from edge.signal.bandpass import CausalBandpass, design_bandpass
+from edge.signal.bandpass import CausalBandpass
 from edge.signal.frontend import FrontendSpec, process_records
+from trainer.filters import design_bandpass
 from trainer.preset import SignalPreset
 from trainer.ptbxl import RATE_HZ, PtbXl
 

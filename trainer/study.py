@@ -25,9 +25,9 @@ import torch
 from numpy.typing import NDArray
 
 from edge.errors import ConfigError
-from edge.signal.bandpass import st_shift_uv
 from trainer.checkpoint import load_checkpoint
 from trainer.data import Split, prepared
+from trainer.filters import st_shift_uv
 from trainer.kinds import describe_config, model_config
 from trainer.model import EcgMamba
 from trainer.preset import Preset, SignalPreset, TrainingPreset

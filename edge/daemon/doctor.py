@@ -34,7 +34,6 @@ Outcome = Literal["ok", "warn", "fail"]
 
 PACKAGES = (
     "numpy",
-    "scipy",
     "onnxruntime",
     "paho-mqtt",
     "msgspec",

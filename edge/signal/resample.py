@@ -6,9 +6,9 @@ from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import signal
 
 from edge.errors import SignalError
+from edge.signal import kernel
 
 FloatArray = NDArray[np.float64]
 
@@ -22,7 +22,7 @@ STOP_BAND_DB = 60.0
 
 
 def design_polyphase(rate_in_hz: int, rate_out_hz: int) -> tuple[int, int, FloatArray]:
-    """Return (up, down, taps) of the low-pass that takes one rate to the other.
+    """Return (up, down, taps by phase (up, reach)) of the low-pass that takes one rate to the other.
 
     Half amplitude lies at half the output rate and the length gives a transition band of a fifth of the output rate at
     60 dB (Kaiser 1974). Each phase sums to one, so a constant passes unchanged.
@@ -30,12 +30,37 @@ def design_polyphase(rate_in_hz: int, rate_out_hz: int) -> tuple[int, int, Float
     divisor = gcd(rate_in_hz, rate_out_hz)
     up, down = rate_out_hz // divisor, rate_in_hz // divisor
     half_length = DELAY_OUTPUT_SAMPLES * down
-    beta = signal.kaiser_beta(STOP_BAND_DB)
-    cutoff_hz = min(rate_in_hz, rate_out_hz) / 2
-    taps = signal.firwin(2 * half_length + 1, cutoff_hz, window=("kaiser", beta), fs=rate_in_hz * up)
-    for phase in range(up):
-        taps[phase::up] /= taps[phase::up].sum()
-    return up, down, np.asarray(taps, dtype=np.float64)
+    beta = 0.1102 * (STOP_BAND_DB - 8.7)  # Kaiser's formula above 50 dB
+    pass_share = min(rate_in_hz, rate_out_hz) / (rate_in_hz * up)
+    places = np.arange(-half_length, half_length + 1)
+    taps = np.sinc(pass_share * places) * np.kaiser(len(places), beta)
+    reach = -(-len(taps) // up)  # input samples one output looks back on
+    phases = np.pad(taps, (0, reach * up - len(taps))).reshape(reach, up).T
+    return up, down, np.ascontiguousarray(phases / phases.sum(1, keepdims=True))
+
+
+def resample(phases: FloatArray, down: int, inputs: FloatArray, first: int, count: int) -> FloatArray:
+    """Return the outputs (count, leads) from the first-th on of inputs (samples, leads), both C-contiguous float64.
+
+    Output n lies at input n · down / up and looks back `reach` inputs from there, all of which must be given.
+    """
+    (up, reach), leads = phases.shape, inputs.shape[1]
+    library = kernel.library()
+    if library is None or leads > kernel.MAX_LEADS:
+        return resample_numpy(phases, down, inputs, first, count)
+    outputs = np.empty((count, leads))
+    library.resample(phases.ctypes.data, up, down, reach, inputs.ctypes.data, leads, first, count, outputs.ctypes.data)
+    return outputs
+
+
+def resample_numpy(phases: FloatArray, down: int, inputs: FloatArray, first: int, count: int) -> FloatArray:
+    """Do what `resample` does, with the same roundings."""
+    up, reach = phases.shape
+    newest, phase = np.divmod(np.arange(first, first + count) * down, up)
+    outputs = np.zeros((count, inputs.shape[1]))
+    for back in range(reach):
+        outputs += phases[phase, back, None] * inputs[newest - back]
+    return outputs
 
 
 class CausalResampler:
@@ -52,10 +77,10 @@ class CausalResampler:
         self.rate_in_hz = rate_in_hz
         self.rate_out_hz = rate_out_hz
         self._identity = rate_in_hz == rate_out_hz
-        self._up, self._down, self._taps = (
-            (1, 1, np.ones(1)) if self._identity else design_polyphase(rate_in_hz, rate_out_hz)
+        self._up, self._down, self._phases = (
+            (1, 1, np.ones((1, 1))) if self._identity else design_polyphase(rate_in_hz, rate_out_hz)
         )
-        reach = -(-len(self._taps) // self._up)  # input samples one output looks back on
+        reach = self._phases.shape[1]
         self._history = -(-reach // self._down) * self._down
         self.reset()
 
@@ -80,11 +105,10 @@ class CausalResampler:
         received = self.start + len(self.buffer)
         due = (received * self._up - 1) // self._down + 1  # outputs whose newest input has come
         skip = self.produced - self.start * self._up // self._down
-        outputs = signal.upfirdn(self._taps, self.buffer, self._up, self._down, axis=0)
-        outputs = outputs[skip : skip + due - self.produced]
+        outputs = resample(self._phases, self._down, self.buffer, skip, due - self.produced)
         self.produced = due
         self._trim(received)
-        return np.ascontiguousarray(outputs)
+        return outputs
 
     def _trim(self, received: int) -> None:
         assert self.buffer is not None

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import signal
 
 from edge.errors import LeadsError, SignalError
-from edge.signal.bandpass import CausalBandpass, design_bandpass, st_shift_uv, synthetic_beats
+from edge.signal import kernel
+from edge.signal.bandpass import CausalBandpass
 from edge.signal.frontend import Frontend, FrontendSpec, process_records
 from edge.signal.leads import STANDARD_LEADS, LeadMap
-from edge.signal.resample import SUPPORTED_RATES_HZ, CausalResampler
+from edge.signal.resample import SUPPORTED_RATES_HZ, CausalResampler, design_polyphase, resample, resample_numpy
+from edge.signal.sections import filter_sections, filter_sections_numpy, steady_state
+from trainer.filters import design_bandpass, st_shift_uv, synthetic_beats
 
 SPEC = FrontendSpec(100, design_bandpass(100), np.zeros(2), np.full(2, 0.3))
 
@@ -110,3 +117,63 @@ def test_a_missing_lead_is_reported_by_name():
 def test_a_lead_given_twice_is_refused():
     with pytest.raises(SignalError, match="twice"):
         LeadMap.between([*STANDARD_LEADS, "avr"])
+
+
+# In C and in NumPy
+
+sections_of = st.sampled_from(
+    [design_bandpass(100), design_bandpass(500, (0.5, 40.0), 4, 4), np.array([[1.0, 0, 0, 1, 0, 0]])]
+)
+
+
+@given(sections_of, st.integers(0, 40), st.integers(1, 16), st.integers(1, 3), st.integers(0, 2**32 - 1))
+def test_sections_in_c_and_in_numpy_agree_to_the_last_bit_and_so_does_scipy(sos, count, leads, streams, seed):
+    rng = np.random.default_rng(seed)
+    samples, state = rng.normal(size=(streams, count, leads)), rng.normal(size=(len(sos), streams, 2, leads))
+    expected, expected_state = samples.copy(), state.copy()
+    filter_sections_numpy(sos, expected, expected_state)
+    filtered, carried = samples.copy(), state.copy()
+    filter_sections(sos, filtered, carried)
+    np.testing.assert_array_equal(filtered, expected)
+    np.testing.assert_array_equal(carried, expected_state)
+    if count:
+        by_scipy, its_state = signal.sosfilt(sos, samples, axis=1, zi=state)
+        np.testing.assert_array_equal(by_scipy, expected)
+        np.testing.assert_array_equal(its_state, expected_state)
+
+
+@pytest.mark.parametrize("band_hz", [(0.05, 40.0), (0.5, 40.0)])
+def test_the_steady_state_is_scipys(band_hz):
+    sos = design_bandpass(100, band_hz, 4, 4)
+    np.testing.assert_allclose(steady_state(sos), signal.sosfilt_zi(sos), rtol=1e-9, atol=1e-12)
+
+
+@given(st.sampled_from(SUPPORTED_RATES_HZ[1:]), st.integers(1, 12), st.integers(0, 2**32 - 1))
+def test_resampling_in_c_and_in_numpy_agrees_to_the_last_bit(rate_hz, leads, seed):
+    up, down, phases = design_polyphase(rate_hz, 100)
+    inputs = np.random.default_rng(seed).normal(size=(rate_hz, leads))
+    first = -(-phases.shape[1] * up // down)
+    count = (rate_hz * up - 1) // down + 1 - first
+    expected = resample_numpy(phases, down, inputs, first, count)
+    np.testing.assert_array_equal(resample(phases, down, inputs, first, count), expected)
+
+
+@pytest.mark.parametrize("rate_hz", SUPPORTED_RATES_HZ[1:])
+def test_the_resampler_is_scipys_polyphase_filter(rate_hz):
+    samples = np.random.default_rng(0).normal(size=(3 * rate_hz, 2))
+    up, down, phases = design_polyphase(rate_hz, 100)
+    taps = phases.T.reshape(-1)
+    whole = signal.upfirdn(taps, samples, up, down, axis=0)[50:300]
+    np.testing.assert_allclose(resample(phases, down, samples, 50, 250), whole, atol=1e-12)
+
+
+def test_without_a_compiler_the_front_end_gives_the_same_bits(monkeypatch):
+    samples = np.random.default_rng(0).normal(size=(700, 2))
+    compiled = Frontend(SPEC, 250).process(samples).model_input
+    monkeypatch.setattr(kernel, "library", lambda: None)
+    np.testing.assert_array_equal(Frontend(SPEC, 250).process(samples).model_input, compiled)
+
+
+def test_the_device_path_needs_no_scipy():
+    code = "import sys, edge.daemon.node, edge.cli.run; sys.exit('scipy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

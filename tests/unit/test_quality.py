@@ -7,10 +7,10 @@ import csv
 import numpy as np
 import pytest
 
-from edge.signal.bandpass import synthetic_beats
 from edge.signal.leads import STANDARD_LEADS
 from edge.signal.quality import Issue, QualityAssessor
 from edge.signal.resample import CausalResampler
+from trainer.filters import synthetic_beats
 
 RATE_HZ = 100
 VALID = np.zeros((RATE_HZ, 12), dtype=bool)

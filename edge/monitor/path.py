@@ -31,34 +31,12 @@ class Hop:
     """Set on the first hop after a start: carried model state must be reset before it."""
 
 
-@dataclass(frozen=True)
-class Partial:
-    """What waits for the next hop edge: frames and raw_mv at the model's rate, invalid at the device's."""
-
-    frames: Float32Array
-    raw_mv: FloatArray
-    invalid: BoolArray
-
-    def extended(self, frames: Float32Array, raw_mv: FloatArray, invalid: BoolArray) -> Partial:
-        """Return this with more samples behind it."""
-        return Partial(
-            np.concatenate([self.frames, frames]),
-            np.concatenate([self.raw_mv, raw_mv]),
-            np.concatenate([self.invalid, invalid]),
-        )
-
-    def split(self, samples: int, device_samples: int) -> tuple[Partial, Partial]:
-        """Return the first samples and the rest."""
-        return (
-            Partial(self.frames[:samples], self.raw_mv[:samples], self.invalid[:device_samples]),
-            Partial(self.frames[samples:], self.raw_mv[samples:], self.invalid[device_samples:]),
-        )
-
-
 class StreamPath:
     """Maps leads, runs the front-end and cuts hops; hop edges count from the last reset, not from chunk edges.
 
-    Raises LeadsError when the device's leads do not cover the model's and SignalError for an unsupported rate.
+    Samples wait unfiltered until they complete a hop: the front-end gives the same bits in any chunking, and one call
+    a hop costs less than one a chunk. Raises LeadsError when the device's leads do not cover the model's and
+    SignalError for an unsupported rate.
     """
 
     def __init__(self, manifest: Manifest, rate_hz: int, leads: tuple[str, ...]) -> None:
@@ -66,56 +44,86 @@ class StreamPath:
         self._frontend = Frontend(manifest.frontend(), rate_hz)
         self._hop_samples = manifest.hop_samples
         self._rate_in_hz, self._rate_hz = rate_hz, manifest.signal.rate_hz
-        self._partial = self._nothing()
-        self._start = self._invalid_from = self._hops = 0
-        self._reset: Reset | None = Reset.START
+        self._device_leads = len(leads)
+        self._samples_mv: list[FloatArray] = []
+        self._invalid: list[BoolArray] = []
+        self._reset: Reset | None = None
+        self._begin(0, Reset.START)
 
     def push(self, run: Run) -> list[Hop]:
         """Take the next samples; return the hops they complete."""
         if run.reset is not None:
             self._frontend.reset()
             self._begin(run.index, run.reset)
-        produced = self._frontend.process(np.asarray(self._lead_map.select(run.samples_mv), dtype=np.float64))
-        invalid = self._lead_map.select(run.invalid).astype(bool)
-        self._partial = self._partial.extended(produced.model_input, produced.raw_mv, invalid)
-        return [self._cut() for _ in range(len(self._partial.frames) // self._hop_samples)]
+        self._samples_mv.append(run.samples_mv)
+        self._invalid.append(run.invalid)
+        self._waiting += len(run.samples_mv)
+        return self._cut_all() if self._waiting >= self._needed() else []
 
     def save(self) -> dict[str, NDArray[np.generic]]:
         """Return all carried state as arrays."""
+        samples_mv, invalid = self._joined()
         return {
             **{f"frontend.{name}": array for name, array in self._frontend.save().items()},
-            "frames": self._partial.frames, "raw_mv": self._partial.raw_mv, "invalid": self._partial.invalid,
-            "counters": np.array([self._start, self._invalid_from, self._hops]),
+            "samples_mv": samples_mv, "invalid": invalid,
+            "counters": np.array([self._start, self._cut_at, self._hops]),
             "reset": np.array([] if self._reset is None else [RESETS.index(self._reset)], dtype=np.int64),
         }  # fmt: skip
 
     def load(self, state: dict[str, NDArray[np.generic]]) -> None:
-        """Put back what `save` returned: the stream goes on as if nothing had happened."""
+        """Put back what `save` returned: the stream goes on as if nothing had happened.
+
+        Raises ValueError when the samples that wait are not of these leads.
+        """
+        samples_mv, invalid = np.array(state["samples_mv"], dtype=np.float64), np.array(state["invalid"], dtype=bool)
+        if samples_mv.shape != (len(samples_mv), self._device_leads) or invalid.shape != samples_mv.shape:
+            raise ValueError("the samples that wait are of other leads")
         prefix = "frontend."
         self._frontend.load({name[len(prefix) :]: a for name, a in state.items() if name.startswith(prefix)})
-        self._partial = Partial(
-            np.array(state["frames"], dtype=np.float32),
-            np.array(state["raw_mv"], dtype=np.float64),
-            np.array(state["invalid"], dtype=bool),
-        )
-        self._start, self._invalid_from, self._hops = (int(n) for n in state["counters"])
+        self._samples_mv, self._invalid, self._waiting = [samples_mv], [invalid], len(samples_mv)
+        self._start, self._cut_at, self._hops = (int(n) for n in state["counters"])
         self._reset = next((RESETS[int(n)] for n in state["reset"]), None)
 
     def _begin(self, index: int, reset: Reset) -> None:
-        self._partial = self._nothing()
-        self._start = self._invalid_from = index  # session index of the first sample, of partial.invalid[0]
-        self._hops = 0
+        """Start afresh at a session index: the first sample's, and of the first sample that waits."""
+        self._start = self._cut_at = index
+        self._samples_mv, self._invalid = [], []
+        self._waiting = self._hops = 0
         self._reset = reset
 
-    def _nothing(self) -> Partial:
-        leads = len(self._lead_map.wanted)
-        return Partial(np.empty((0, leads), dtype=np.float32), np.empty((0, leads)), np.empty((0, leads), dtype=bool))
+    def _needed(self) -> int:
+        """Return how many waiting device samples complete the next hop."""
+        return self._last_index(self._hops + 1) + 1 - self._cut_at
 
-    def _cut(self) -> Hop:
+    def _last_index(self, hops: int) -> int:
+        """Return the index of the newest device sample in the hops-th hop since the start."""
+        return self._start + (hops * self._hop_samples - 1) * self._rate_in_hz // self._rate_hz
+
+    def _joined(self) -> tuple[FloatArray, BoolArray]:
+        """Return the samples that wait, (device samples, leads) in the device's order, and which are invalid."""
+        nothing = np.empty((0, self._device_leads))
+        return np.concatenate([nothing, *self._samples_mv]), np.concatenate([nothing.astype(bool), *self._invalid])
+
+    def _cut_all(self) -> list[Hop]:
+        samples_mv, invalid = self._joined()
+        hops = []
+        begin = 0
+        while len(samples_mv) - begin >= (count := self._needed()):
+            hops.append(self._hop(samples_mv[begin : begin + count], invalid[begin : begin + count]))
+            begin += count
+        self._samples_mv, self._invalid, self._waiting = [samples_mv[begin:]], [invalid[begin:]], len(invalid) - begin
+        return hops
+
+    def _hop(self, samples_mv: FloatArray, invalid: BoolArray) -> Hop:
+        produced = self._frontend.process(np.asarray(self._lead_map.select(samples_mv), dtype=np.float64))
         self._hops += 1
-        last_index = self._start + (self._hops * self._hop_samples - 1) * self._rate_in_hz // self._rate_hz
-        head, self._partial = self._partial.split(self._hop_samples, last_index + 1 - self._invalid_from)
-        hop = Hop(head.frames, head.raw_mv, head.invalid, last_index, self._reset)
-        self._invalid_from = last_index + 1
+        self._cut_at += len(samples_mv)
+        hop = Hop(
+            frames=produced.model_input,
+            raw_mv=produced.raw_mv,
+            invalid=self._lead_map.select(invalid).astype(bool),
+            last_index=self._cut_at - 1,
+            reset=self._reset,
+        )
         self._reset = None
         return hop

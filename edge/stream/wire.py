@@ -145,7 +145,8 @@ def to_millivolts(chunk: Chunk) -> tuple[NDArray[np.float64], NDArray[np.bool_]]
     """Return (samples_mv, invalid), both (samples, leads); invalid samples are NaN in the first."""
     invalid = chunk.samples == INVALID_SAMPLE
     samples_mv = (chunk.samples.astype(np.float64) - chunk.baseline) / chunk.layout.units_per_mv
-    samples_mv[invalid] = np.nan
+    if invalid.any():
+        samples_mv[invalid] = np.nan
     return samples_mv, invalid
 
 

@@ -11,6 +11,7 @@ import msgspec
 from edge import __version__
 from edge.clock import Clock
 from edge.daemon.http import Health
+from edge.daemon.model_states import ModelStates
 from edge.daemon.outgoing import Outgoing
 from edge.daemon.registry import Registry
 from edge.daemon.streams import StreamKeeper
@@ -30,10 +31,11 @@ class HealthReporter:
 
     def __init__(
         self, node: str, runtime: Runtime, registry: Registry, streams: StreamKeeper, outgoing: Outgoing,
-        transport: Transport, clock: Clock, notifier: Notifier,
+        transport: Transport, clock: Clock, notifier: Notifier, states: ModelStates,
     ) -> None:  # fmt: skip
         self._node, self._runtime, self._registry, self._streams = node, runtime, registry, streams
         self._outgoing, self._transport, self._clock, self._notifier = outgoing, transport, clock, notifier
+        self._states = states
         self._started_s = clock.monotonic_s()
         self._published_s: float | None = None
         self._news = asyncio.Event()
@@ -57,6 +59,7 @@ class HealthReporter:
             "outbox_pending": self._outgoing.pending,
             "runtime": self._runtime.name,
             "model": {"name": manifest.name, "version": manifest.version, "hash": manifest.model_hash},
+            "state": self._states.picture(),
         }
 
     def health(self) -> Health:

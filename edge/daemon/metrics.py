@@ -40,6 +40,16 @@ class Metrics:
         self.outbox_pending = self._gauge("outbox_pending", "Alert changes the broker has not acknowledged.")
         self.lag_seconds = self._gauge("lag_seconds", "Age of the oldest samples that wait to be scored.")
 
+        self.state_rms_ratio = self._gauge(
+            "state_rms_ratio",
+            "Size of a carried tensor in the stream where it is largest, as a multiple of the training folds' 99th "
+            "percentile.",
+            "tensor",
+        )
+        self.state_limit_ratio = self._gauge(
+            "state_limit_ratio", "From which such a multiple on a stream's state is reset.", "tensor"
+        )
+
         self.hop_latency_ms = self._histogram(
             "hop_latency_ms", "Last sample of a hop received to its score decided.", HOP_LATENCY_BUCKETS_MS
         )
@@ -53,8 +63,8 @@ class Metrics:
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"{PREFIX}_{name}", meaning, labels, registry=self.registry)
 
-    def _gauge(self, name: str, meaning: str) -> Gauge:
-        return Gauge(f"{PREFIX}_{name}", meaning, registry=self.registry)
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return Gauge(f"{PREFIX}_{name}", meaning, labels, registry=self.registry)
 
     def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"{PREFIX}_{name}", meaning, buckets=buckets, registry=self.registry)

@@ -166,7 +166,7 @@ class Node:
         )  # fmt: skip
         self._health = HealthReporter(
             config.node.name, self._runtime, self._registry, self._streams, self._outgoing, self._transport,
-            self._clock, self._notifier,
+            self._clock, self._notifier, self._pipeline.states,
         )  # fmt: skip
 
     def _jobs(self) -> dict[str, Coroutine[Any, Any, object]]:

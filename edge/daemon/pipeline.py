@@ -12,6 +12,7 @@ from edge.alerts.events import AlertEvent
 from edge.clock import Clock
 from edge.daemon.device_stream import DeviceStream, WaitingHop
 from edge.daemon.metrics import Metrics
+from edge.daemon.model_states import ModelStates
 from edge.daemon.outgoing import Outgoing
 from edge.daemon.registry import Registry
 from edge.daemon.stream_alerts import by_class
@@ -36,6 +37,7 @@ class Pipeline:
         """Batches scored so far: what a watchdog may call progress."""
         self._registry, self._runtime, self._model_thread = registry, runtime, model_thread
         self._outgoing, self._clock, self._metrics, self._max_batch = outgoing, clock, metrics, max_batch
+        self.states = ModelStates(registry, runtime.bundle.manifest.state_monitor, metrics)
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -77,6 +79,8 @@ class Pipeline:
         """Decide on one stream's score and publish it."""
         latency_ms = (self._clock.monotonic_s() - entry.arrived_s) * 1000
         moment = entry.moment(self._clock.utc_ns(), round(latency_ms, 2))
+        if score.fault is not None:
+            self.states.note_reset(stream, score.fault, score.state)
         suppressed = stream.alerts.classes.suppressed
         events, quality = stream.alerts.step(moment, entry.hop, score)
         stream.changed = True

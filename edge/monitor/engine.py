@@ -1,24 +1,47 @@
-"""Hops of many streams in, calibrated scores out: one batch through the runtime."""
+"""Hops of many streams in, calibrated scores out: one batch through the runtime, and a look at the state it carries."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.monitor.path import Hop
 from edge.runtime.base import Runtime, calibrated
+from edge.runtime.manifest import Manifest
+from edge.runtime.state_monitor import StateCheck, check_state
+
+CHECK_EVERY_S = 10.0
+"""How much of a stream goes by between two looks at its state while that is in range: a look costs a few percent of a
+hop. The first hop after a start or a restart is always looked at."""
+
+STRIKES = 3
+"""Hops in a row whose state is out of range before it is given up: a reset costs a window's length of warming."""
+
+
+class Fault(str, Enum):
+    """Why a hop's score is void; the value is what a reset is counted under."""
+
+    OUTPUT = "model_output"
+    """The model's output is not finite."""
+    STATE = "model_state"
+    """The carried state is not finite, or has been out of range for STRIKES hops."""
 
 
 @dataclass
 class ModelStream:
-    """A stream as the model knows it: its slot in the runtime and how much of a window it has seen."""
+    """A stream as the model knows it: its slot in the runtime, how much of a window it has seen, how its state is."""
 
     slot: int
     hops_seen: int = 0
     """Hops since the last start: the stream is warming until they fill a window."""
+    state: StateCheck | None = None
+    """The last look at the state since the last start. Any thread may read it."""
+    strikes: int = 0
+    """Hops in a row with the state out of range; while there are any, every hop is looked at."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +50,19 @@ class HopScore:
 
     last_index: int
     ready: bool
-    """False while fewer hops than a window holds have been seen since the last start: the stream is warming."""
-    healthy: bool
-    """False when the model's output is not finite; its state has then been reset."""
+    """False while fewer hops than a window holds have been seen since the last start (the stream is warming), and while
+    the state is in doubt."""
+    fault: Fault | None
+    """Set when the score is void; the state has then been reset."""
     logits: NDArray[np.float32]  # (classes,)
     probabilities: NDArray[np.float64]  # (classes,) calibrated
+    state: StateCheck | None = None
+    """The state after this hop, where it was looked at."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the score means anything."""
+        return self.fault is None
 
 
 def score_hops(runtime: Runtime, streams: Sequence[ModelStream], hops: Sequence[Hop]) -> list[HopScore]:
@@ -45,14 +76,40 @@ def score_hops(runtime: Runtime, streams: Sequence[ModelStream], hops: Sequence[
     probabilities = calibrated(manifest.calibration, logits)
     scores = []
     for row, (stream, hop) in enumerate(zip(streams, hops, strict=True)):
-        healthy = bool(np.isfinite(logits[row]).all())
-        ready = healthy and stream.hops_seen >= manifest.window_hops
-        scores.append(HopScore(hop.last_index, ready, healthy, logits[row], probabilities[row]))
-        if not healthy:
+        finite = bool(np.isfinite(logits[row]).all())
+        state = _look_at_state(runtime, stream) if finite else None
+        fault = _fault(finite, state, stream.strikes)
+        ready = fault is None and stream.strikes == 0 and stream.hops_seen >= manifest.window_hops
+        scores.append(HopScore(hop.last_index, ready, fault, logits[row], probabilities[row], state))
+        if fault is not None:
             _restart(runtime, stream)
     return scores
 
 
+def _look_at_state(runtime: Runtime, stream: ModelStream) -> StateCheck | None:
+    """Check a stream's state if it is due, and keep count of strikes."""
+    manifest = runtime.bundle.manifest
+    if manifest.state_monitor is None or not _is_due(manifest, stream):
+        return None
+    check = check_state(manifest.state_monitor, runtime.save_slot(stream.slot))
+    stream.strikes = stream.strikes + 1 if check.out_of_range else 0
+    if check.finite:  # one that is not ends in a restart at once, and whoever reads `state` meets numbers only
+        stream.state = check
+    return check
+
+
+def _is_due(manifest: Manifest, stream: ModelStream) -> bool:
+    every = max(1, round(CHECK_EVERY_S / manifest.hop_s))
+    return stream.state is None or stream.strikes > 0 or stream.hops_seen % every == 0
+
+
+def _fault(finite: bool, state: StateCheck | None, strikes: int) -> Fault | None:
+    if not finite:
+        return Fault.OUTPUT
+    lost = state is not None and (not state.finite or strikes >= STRIKES)
+    return Fault.STATE if lost else None
+
+
 def _restart(runtime: Runtime, stream: ModelStream) -> None:
     runtime.reset_slot(stream.slot)
-    stream.hops_seen = 0
+    stream.hops_seen, stream.state, stream.strikes = 0, None, 0

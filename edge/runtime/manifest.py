@@ -64,6 +64,30 @@ class OperatingPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dwell_s: Annotated[float, msgspec.Meta(ge=0.0, le=3600.0)]
 
 
+class StateRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How large one carried tensor gets on ECG like the model's own: percentiles of its root mean square."""
+
+    p50: float
+    p99: float
+    p99_9: float
+    max: float
+    limit: float
+    """Above this the tensor is out of range."""
+
+    @property
+    def rises(self) -> bool:
+        """Whether the figures are positive, finite and in order."""
+        figures = [self.p50, self.p99, self.p99_9, self.max, self.limit]
+        return figures[0] > 0 and figures == sorted(figures) and math.isfinite(figures[-1])
+
+
+class StateMonitor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What carried state is watched by (see `edge.runtime.state_monitor`): tensor → range, and how it was found."""
+
+    tensors: Annotated[dict[Name, StateRange], msgspec.Meta(min_length=1, max_length=256)]
+    measured: dict[str, object] = {}
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What `manifest.json` holds. Lengths of lists follow `classes` and `leads`; `problems` checks them."""
 
@@ -79,6 +103,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     window_s: Annotated[float, msgspec.Meta(gt=0.0, le=600.0)]
     hop_s: Annotated[float, msgspec.Meta(gt=0.0, le=60.0)]
     state: list[StateTensor]
+    state_monitor: StateMonitor | None = None
     calibration: Calibration
     operating_points: dict[str, OperatingPoint]
     metrics: dict[str, object] = {}
@@ -114,6 +139,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Return what the types alone cannot tell is wrong, one line each."""
         return [message for wrong, message in self._checks() if wrong]
 
+    @property
+    def _watched(self) -> dict[str, StateRange]:
+        return {} if self.state_monitor is None else self.state_monitor.tensors
+
     def _checks(self) -> list[tuple[bool, str]]:
         leads, classes = len(self.leads), len(self.classes)
         signal, calibration = self.signal, self.calibration
@@ -135,6 +164,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             (
                 self.hop_samples > 0 and self.window_samples % self.hop_samples != 0,
                 "window_s must be whole hops",
+            ),
+            (
+                not set(self._watched) <= {tensor.name for tensor in self.state},
+                "state_monitor names a tensor that is not in state",
+            ),
+            (
+                not all(watched.rises for watched in self._watched.values()),
+                "a range of state_monitor must be positive and rise: p50, p99, p99_9, max, limit",
             ),
             (not {ONNX_NAME, WEIGHTS_NAME} <= set(self.files), f"files must list {ONNX_NAME} and {WEIGHTS_NAME}"),
             (any("/" in name or name.startswith(".") for name in self.files), "files has an unsafe name"),

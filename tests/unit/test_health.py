@@ -10,6 +10,8 @@ import pytest
 
 from edge.clock import SystemClock
 from edge.daemon.health import HealthReporter, progress_of
+from edge.daemon.metrics import Metrics
+from edge.daemon.model_states import ModelStates
 from edge.daemon.node import _cancel
 from edge.daemon.systemd import Notifier
 from edge.daemon.transport import ConnectionState
@@ -44,7 +46,8 @@ def published():
 def reporter(transport, published):
     runtime = SimpleNamespace(bundle=load_bundle(), name="onnxruntime")
     streams = SimpleNamespace(totals=AssemblerCounters(), dropped_samples=0)
-    return HealthReporter("n1", runtime, [], streams, published, transport, SystemClock(), Notifier(None))
+    states = ModelStates([], None, Metrics())
+    return HealthReporter("n1", runtime, [], streams, published, transport, SystemClock(), Notifier(None), states)
 
 
 async def until_published(published, count):
@@ -59,6 +62,7 @@ async def test_health_is_told_at_the_start_and_again_when_the_connection_changes
     await _cancel([task])
     topic, picture, retain = published.messages[-1]
     assert (topic, retain, picture["connected"]) == ("ecg/v1/edge/n1/health", True, True)
+    assert picture["state"] == {"resets": 0, "tensors": {}}
 
 
 @pytest.mark.parametrize("news_first", [True, False])

@@ -116,6 +116,8 @@ class TechnicalAlerts:
         self._rules = rules
         self._update_every_s, self._expires_s = update_every_s, expires_s
         self._tracks = {code: _Track() for code in TechnicalCode}
+        self._active: set[TechnicalCode] = set()
+        """Codes that are open or have begun to last: nothing happens to the others while they are absent."""
 
     @property
     def open(self) -> dict[TechnicalCode, AlertEvent]:
@@ -131,6 +133,7 @@ class TechnicalAlerts:
                 continue
             if last.code in known:
                 self._tracks[known[last.code]].last = last
+                self._active.add(known[last.code])
             else:
                 events.append(cleared(last, last.at, Reason.NOT_WATCHED))
         return events
@@ -149,9 +152,14 @@ class TechnicalAlerts:
         """
         onset = Point(moment.index, moment.now_ns)
         events = self._observe(STREAM_CODES, present, elapsed_s, moment, onset, None)
-        if any(self._tracks[code].last is not None for code in WITHOUT_SIGNAL):
+        if any(self._tracks[code].last is not None for code in WITHOUT_SIGNAL & self._active):
             events += self._close(SIGNAL_CODES, moment.point, Reason.NO_SIGNAL)
         return events
+
+    @property
+    def calm(self) -> bool:
+        """Whether no stream condition is open or has begun to last: a poll that sees none may then be left out."""
+        return not STREAM_CODES & self._active
 
     def close_all(self, at: Point, reason: Reason) -> list[AlertEvent]:
         """End every open condition, as when the stream is given up."""
@@ -164,11 +172,12 @@ class TechnicalAlerts:
             if last is not None:
                 events.append(cleared(last, at, reason))
             self._tracks[code] = _Track()
+            self._active.discard(code)
         return events
 
     def _observe(
         self,
-        watched: Collection[TechnicalCode],
+        watched: frozenset[TechnicalCode],
         present: Collection[TechnicalCode],
         elapsed_s: float,
         moment: Moment,
@@ -176,13 +185,21 @@ class TechnicalAlerts:
         quality: float | None,
     ) -> list[AlertEvent]:
         events = []
-        for code in sorted(watched):
+        for code in sorted(watched & self._active.union(present)):
             track = self._tracks[code]
             track.since_event_s += elapsed_s
             state = self._next_state(code, track, code in present, elapsed_s, onset)
             if state is not None:
                 events.append(self._event(code, track, state, moment, quality))
+            self._note_activity(code)
         return events
+
+    def _note_activity(self, code: TechnicalCode) -> None:
+        track = self._tracks[code]
+        if track.last is None and track.present_s == 0.0:
+            self._active.discard(code)
+        else:
+            self._active.add(code)
 
     def _next_state(
         self, code: TechnicalCode, track: _Track, present: bool, elapsed_s: float, onset: Point

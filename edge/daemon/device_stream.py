@@ -56,6 +56,8 @@ class DeviceStream:
     model: ModelStream | None = None
     in_flight: bool = False
     """True while a hop of this stream is with the runtime: nothing else may touch its slot then."""
+    queued: bool = False
+    """True while it waits for its turn: see `Registry.enqueue`."""
     changed: bool = False
     """True when there is something a snapshot does not yet hold."""
     unfit: LeadsError | SignalError | None = None
@@ -89,7 +91,8 @@ class DeviceStream:
 
     def poll(self, now_s: float) -> None:
         """Give up on chunks that are overdue."""
-        self._take(self.assembler.poll(now_s), now_s)
+        if self.assembler.deadline_s is not None:
+            self._take(self.assembler.poll(now_s), now_s)
 
     def join_model(self, runtime: Runtime) -> ModelStream:
         """Return this stream's place in the runtime, taken at the first call; call it where the runtime is called."""

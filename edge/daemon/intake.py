@@ -45,7 +45,7 @@ class Intake:
         except EcgEdgeError as error:
             self._refuse(message, error, now_s)
         else:
-            if stream.waiting:
+            if stream.waiting and self._registry.enqueue(stream):
                 self._on_hops()
         finally:
             message.ack()

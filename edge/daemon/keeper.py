@@ -84,8 +84,7 @@ class Keeper:
             models = [stream.model for stream, _ in taken]
             states = await self._model_thread.call(_states, self._runtime, models)
         finally:
-            for stream, _ in taken:
-                stream.in_flight = False
+            self._registry.release(stream for stream, _ in taken)
             self._on_released()
         complete = [snapshot.with_model(state) for (_, snapshot), state in zip(taken, states, strict=True)]
         try:

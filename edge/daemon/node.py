@@ -120,7 +120,8 @@ class Node:
         self._notifier.ready(self._health.status_line())
 
     def summary(self) -> dict[str, object]:
-        """Return what was done, after the end."""
+        """Return what was done so far; only from the daemon's own loop, or after its end."""
+        self._streams.count_all()
         return self._health.picture()
 
     def _assemble(self) -> None:

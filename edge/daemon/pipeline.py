@@ -58,8 +58,6 @@ class Pipeline:
                 await self._score(batch)
 
     async def _score(self, batch: Batch) -> None:
-        for stream, _ in batch:
-            stream.in_flight = True
         begun_s = self._clock.monotonic_s()
         try:
             scores = await self._model_thread.call(partial(_advance, self._runtime, batch))
@@ -71,8 +69,7 @@ class Pipeline:
             ]  # fmt: skip
             await self._outgoing.alert(events)
         finally:
-            for stream, _ in batch:
-                stream.in_flight = False
+            self._registry.release(stream for stream, _ in batch)
         self.batches += 1
 
     async def _conclude(self, stream: DeviceStream, entry: WaitingHop, score: HopScore) -> list[AlertEvent]:

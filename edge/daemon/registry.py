@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 
 from edge.daemon.device_stream import DeviceStream, WaitingHop
 from edge.errors import PayloadError
@@ -11,13 +12,18 @@ TOO_MANY_STREAMS = "too-many-streams"
 
 
 class Registry:
-    """Streams by device name. Iteration and batches go in the order in which hops arrived."""
+    """Streams by device name, and the queue of those whose hops wait: who came first is scored first.
+
+    Whoever gives a stream hops says so by `enqueue`, and whoever took it out of the queue by `release`, so that
+    nothing ever looks through all streams for work.
+    """
 
     def __init__(self, max_streams: int, silent_after_s: float, create: Callable[[str, float], DeviceStream]) -> None:
         self.max_streams = max_streams
         self.silent_after_s = silent_after_s
         self._create = create
         self._streams: dict[str, DeviceStream] = {}
+        self._queue: deque[DeviceStream] = deque()
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -45,11 +51,32 @@ class Registry:
         """Take a stream out."""
         return self._streams.pop(device, None)
 
+    def enqueue(self, stream: DeviceStream) -> bool:
+        """Let a stream wait for its turn if it has hops and is not in use; return whether it waits."""
+        if stream.waiting and not stream.in_flight and not stream.queued:
+            stream.queued = True
+            self._queue.append(stream)
+        return stream.queued
+
     def take_batch(self, max_batch: int) -> list[tuple[DeviceStream, WaitingHop]]:
-        """Take the oldest waiting hop of up to so many streams, those that have waited longest first."""
-        ready = [stream for stream in self if stream.waiting and not stream.in_flight]
-        ready.sort(key=lambda stream: stream.waiting[0].arrived_s)
-        return [(stream, stream.waiting.popleft()) for stream in ready[:max_batch]]
+        """Take the oldest waiting hop of up to so many streams, those that have waited longest first.
+
+        The streams are in flight until they are released; one that was given up in the meantime is passed over.
+        """
+        batch: list[tuple[DeviceStream, WaitingHop]] = []
+        while self._queue and len(batch) < max_batch:
+            stream = self._queue.popleft()
+            stream.queued = False
+            if stream.waiting and not stream.in_flight and self._streams.get(stream.device) is stream:
+                stream.in_flight = True
+                batch.append((stream, stream.waiting.popleft()))
+        return batch
+
+    def release(self, streams: Iterable[DeviceStream]) -> None:
+        """Say that streams are no longer in flight; those with more hops wait for their next turn."""
+        for stream in streams:
+            stream.in_flight = False
+            self.enqueue(stream)
 
     def _make_room(self, now_s: float) -> DeviceStream:
         idle = [stream for stream in self._streams.values() if not stream.in_flight]

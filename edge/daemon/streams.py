@@ -97,8 +97,7 @@ class StreamKeeper:
             now_s = self._clock.monotonic_s()
             events = self.poll(now_s, now_s - last_s)
             last_s = now_s
-            if any(stream.waiting for stream in self._registry):
-                wake_pipeline()
+            wake_pipeline()
             await self._release_given_up()
             await self._outgoing.alert(events)
 
@@ -110,9 +109,10 @@ class StreamKeeper:
         for stream in self._registry:
             if not stalled:
                 stream.poll(now_s)
+            self._registry.enqueue(stream)
+            oldest_s = min(oldest_s, stream.waiting_since_s or now_s)
             events += self._judge(stream, now_s, elapsed_s)
             self._count(stream)
-            oldest_s = min(oldest_s, stream.waiting_since_s or now_s)
             if now_s - stream.last_arrival_s > self._factory.config.evict_after_s and not stream.in_flight:
                 self._registry.remove(stream.device)
                 events += self.give_up(stream)
@@ -149,9 +149,6 @@ class StreamKeeper:
         return restored
 
     def _judge(self, stream: DeviceStream, now_s: float, elapsed_s: float) -> list[AlertEvent]:
-        moment = stream.moment(self._clock.utc_ns())
-        if moment is None:
-            return []
         present = set()
         if now_s - stream.last_arrival_s > self._factory.config.silent_after_s:
             present.add(TechnicalCode.STREAM_SILENT)
@@ -159,22 +156,34 @@ class StreamKeeper:
             present.add(TechnicalCode.UNFIT_LEADS)
         if Reset.OVERLOAD in stream.resets:
             present.add(TechnicalCode.OVERLOAD)
-        return stream.alerts.poll(moment, present, elapsed_s)
+        self._note_resets(stream)
+        if not present and stream.alerts.technical.calm:
+            return []
+        moment = stream.moment(self._clock.utc_ns())
+        return [] if moment is None else stream.alerts.poll(moment, present, elapsed_s)
 
-    def _count(self, stream: DeviceStream) -> None:
-        """Move a stream's counts since the last poll into the totals and the metrics."""
-        counted, stream.assembler.counters = stream.assembler.counters, AssemblerCounters()
-        for name, value in vars(counted).items():
-            setattr(self.totals, name, getattr(self.totals, name) + value)
-        self._metrics.duplicates.inc(counted.duplicates + counted.stale)
-        self._metrics.gaps.labels(outcome="bridged").inc(counted.bridged_gaps)
-        self._metrics.gaps.labels(outcome="lost").inc(counted.lost_gaps)
+    def _note_resets(self, stream: DeviceStream) -> None:
         for reset in stream.resets:
             self._metrics.resets.labels(reason=reset.value).inc()
         stream.resets.clear()
-        self._metrics.dropped_samples.inc(stream.dropped_samples)
-        self.dropped_samples += stream.dropped_samples
-        stream.dropped_samples = 0
+
+    def count_all(self) -> None:
+        """Bring the totals up to date."""
+        for stream in self._registry:
+            self._count(stream)
+
+    def _count(self, stream: DeviceStream) -> None:
+        """Move a stream's counts since the last poll into the totals and the metrics."""
+        counted, dropped = stream.assembler.counters, stream.dropped_samples
+        if not counted.chunks and not counted.bridged_gaps and not counted.lost_gaps and not dropped:
+            return
+        stream.assembler.counters, stream.dropped_samples = AssemblerCounters(), 0
+        self.totals.add(counted)
+        self.dropped_samples += dropped
+        self._metrics.dropped_samples.inc(dropped)
+        self._metrics.duplicates.inc(counted.duplicates + counted.stale)
+        self._metrics.gaps.labels(outcome="bridged").inc(counted.bridged_gaps)
+        self._metrics.gaps.labels(outcome="lost").inc(counted.lost_gaps)
 
     async def _release_given_up(self) -> None:
         given_up, self._given_up = self._given_up, []

@@ -63,6 +63,11 @@ class AssemblerCounters:
     lost_gaps: int = 0
     resets: int = 0
 
+    def add(self, other: AssemblerCounters) -> None:
+        """Add what another one has counted."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
 
 @dataclass(frozen=True)
 class AssemblerLimits:

@@ -157,14 +157,30 @@ def test_a_batch_takes_one_hop_of_each_stream_oldest_first():
     for at_s, device in enumerate(("b", "a", "c", "a")):
         desk.clock.now_s = float(at_s)
         desk.receive(encode_msgpack(CHUNKS[at_s // 3]), device)
-    assert [stream.device for stream, _ in desk.registry.take_batch(2)] == ["b", "a"]
-    stream = desk.registry.get("c")
-    assert stream is not None
-    stream.in_flight = True
-    assert [stream.device for stream, _ in desk.registry.take_batch(9)] == ["a"]
-    stream.in_flight = False
+    first = desk.registry.take_batch(2)
+    assert [stream.device for stream, _ in first] == ["b", "a"]
     assert [stream.device for stream, _ in desk.registry.take_batch(9)] == ["c"]
+    assert desk.registry.take_batch(9) == []  # the second hop of "a" waits until its first is done
+    desk.registry.release(stream for stream, _ in first)
+    assert [stream.device for stream, _ in desk.registry.take_batch(9)] == ["a"]
+
+
+def test_a_stream_held_for_a_snapshot_has_its_turn_afterwards():
+    desk = Desk()
+    stream, _ = desk.registry.find_or_add("a", 0.0)
+    stream.in_flight = True
+    desk.receive(encode_msgpack(CHUNKS[0]), "a")
     assert desk.registry.take_batch(9) == []
+    desk.registry.release([stream])
+    assert [taken.device for taken, _ in desk.registry.take_batch(9)] == ["a"]
+
+
+def test_a_stream_given_up_while_it_waited_is_passed_over():
+    desk = Desk()
+    desk.receive(encode_msgpack(CHUNKS[0]), "gone")
+    desk.registry.remove("gone")
+    desk.receive(encode_msgpack(CHUNKS[0]), "here")
+    assert [stream.device for stream, _ in desk.registry.take_batch(9)] == ["here"]
 
 
 def test_reports_are_limited_and_the_next_one_says_how_many_were_left_out():

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from edge.replay.session import Plan, play_devices
 
 REFRESH_S = 0.25
 PLAIN_PERIOD_S = 5.0
+DAEMON_START_TIMEOUT_S = 60.0
 DAEMON_STOP_TIMEOUT_S = 15.0
 SETTLE_S = 1.5
 """After the last chunk: its score may still be on its way."""
@@ -74,10 +76,12 @@ class Demo:
         ):
             sources = dict.fromkeys(self.source.playlists, self.source.description)
             with Watcher(broker.host, broker.port, sources) as watcher, ThreadPoolExecutor(1) as threads:
+                check_parts = partial(_check, broker, daemon)
+                _await_daemon(watcher, check_parts, stop)
                 plan = Plan(broker.host, broker.port, speed=self.speed)
                 devices = threads.submit(play_devices, plan, self.source.playlists, stop, watcher.note_sent)
                 try:
-                    self._watch(console, watcher, lambda: _check(broker, daemon, devices), stop)
+                    self._watch(console, watcher, partial(check_parts, devices), stop)
                 finally:
                     stop.set()  # whatever ended the view: the devices must not play on
                 _raise_failure(devices)
@@ -118,13 +122,22 @@ class Demo:
                 daemon.wait()
 
 
-def _check(broker: DemoBroker, daemon: subprocess.Popen[bytes], devices: Future[Any]) -> None:
+def _await_daemon(watcher: Watcher, check_parts: Callable[[], None], stop: threading.Event) -> None:
+    """Return when the daemon listens; raises DemoError when a part dies before, or it takes too long."""
+    deadline_s = time.monotonic() + DAEMON_START_TIMEOUT_S
+    while not watcher.daemon_online.wait(REFRESH_S) and not stop.is_set():
+        check_parts()
+        if time.monotonic() > deadline_s:
+            raise DemoError(f"the daemon did not start within {DAEMON_START_TIMEOUT_S:g} s; run `ecg-edge doctor`")
+
+
+def _check(broker: DemoBroker, daemon: subprocess.Popen[bytes], devices: Future[Any] | None = None) -> None:
     """Raise DemoError when a part has died, the broker first: without it the others fail, too."""
     if (status := broker.poll()) is not None:
         raise DemoError(f"the broker ({broker.name}) ended with status {status}")
     if (status := daemon.poll()) is not None:
         raise DemoError(f"the daemon ended with status {status}; run `ecg-edge doctor`")
-    if devices.done():
+    if devices is not None and devices.done():
         _raise_failure(devices)
 
 

@@ -28,6 +28,7 @@ FRAME_LINES = 9  # border, head, source, the table's own, the heading of the ale
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 PRIORITY_STYLES = {"high": "bold red", "medium": "yellow", "low": "cyan"}
 STATE_STYLES = {"raised": "bold", "updated": "dim", "cleared": "green"}
+STATE_CELLS = 8
 CLASS_STYLES = {"NORM": "green", "MI": "red", "STTC": "yellow", "CD": "magenta", "HYP": "cyan"}
 
 
@@ -85,17 +86,27 @@ def _streams(picture: Picture, width: int) -> Table:
     class_cells = CLASS_CELLS if wide else NARROW_CLASS_CELLS
     cells = min(MAX_STRIP_CELLS, width - FIXED_CELLS - class_cells * len(classes))
     strips = [("lead II", cells)] if cells >= MIN_STRIP_CELLS else []
-    for heading, cells_wide in (("device", 8), *strips, ("state", 8), ("qual.", 5)):
+    for heading, cells_wide in (("device", 8), *strips, ("state", STATE_CELLS), ("qual.", 5)):
         table.add_column(heading, no_wrap=True, min_width=cells_wide)
     for name in classes:
         table.add_column(Text(name, style=CLASS_STYLES.get(name, "")), no_wrap=True, min_width=class_cells - 1)
     for stream in picture.streams:
         traces = [Text(strip(stream.strip_mv, cells), style="bright_green") for _ in strips]
-        state = Text(stream.state, style="green" if stream.state == "ready" else "yellow")
+        state = _state(stream)
         quality = "" if stream.quality is None else f"{stream.quality:.2f}"
         figures = [_probability(stream, name, wide) for name in classes]
         table.add_row(stream.device, *traces, state, quality, *figures)
     return table
+
+
+def _state(stream: StreamPicture) -> Text:
+    """Draw a stream's state and below it the first technical condition that is open, shortened to the column."""
+    style = "green" if stream.state == "ready" else "yellow"
+    classes = {name.lower() for name in stream.probabilities}
+    technical = [code for code in stream.open_alerts if code not in classes]
+    code = technical[0] if technical else ""
+    shown = code if len(code) <= STATE_CELLS else f"{code[: STATE_CELLS - 1]}…"
+    return Text.assemble((stream.state, style), "\n", (shown, "bold yellow"))
 
 
 def _probability(stream: StreamPicture, name: str, wide: bool) -> Text:

@@ -13,12 +13,15 @@ import numpy as np
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+from edge.stream.topics import ROOT, node_health_topic
 from edge.stream.wire import Chunk, to_millivolts
 
 MAX_LOG = 200
 MAX_SENT = 4000
 STRIP_S = 3.0
 LATENCIES_KEPT = 100_000
+NODE_HEALTH = node_health_topic("demo")
+WATCHED = [(f"{ROOT}/+/score", 0), (f"{ROOT}/+/alert", 1), (NODE_HEALTH, 1)]
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,10 @@ class Watcher:
         self._latencies_ms: deque[float] = deque(maxlen=LATENCIES_KEPT)
         self._chunks = self._scores = self._alerts = 0
         self._model = self._runtime = ""
+        self.daemon_online = threading.Event()
+        """Set when the daemon publishes its health, so is connected and subscribed: chunks sent before are lost."""
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="demo-watcher")
-        self._client.on_connect = lambda client, *_: client.subscribe([("ecg/v1/+/score", 0), ("ecg/v1/+/alert", 1)])
+        self._client.on_connect = lambda client, *_: client.subscribe(WATCHED)
         self._client.on_message = lambda client, data, message: self._receive(message.topic, bytes(message.payload))
         self._client.connect(host, port)
 
@@ -97,6 +102,9 @@ class Watcher:
 
     def _receive(self, topic: str, payload: bytes) -> None:
         arrived_s = time.monotonic()
+        if topic == NODE_HEALTH:
+            self.daemon_online.set()
+            return
         device, kind = topic.split("/")[2:4]
         message = msgspec.json.decode(payload)
         with self._lock:

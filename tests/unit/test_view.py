@@ -105,3 +105,10 @@ def test_the_picture_is_an_svg_that_needs_no_network(tmp_path):
     assert svg.startswith("<svg")
     assert "font-face" not in svg
     assert "bed-1" in svg
+
+
+def test_an_open_technical_condition_stands_below_the_state():
+    stream = replace(STREAM, open_alerts=("lead_off", "mi"))
+    assert "lead_off" in text_of(replace(PICTURE, streams=(stream,), log=()), 112)
+    silent = replace(STREAM, open_alerts=("stream_silent",))
+    assert "stream_…" in text_of(replace(PICTURE, streams=(silent,), log=()), 112)

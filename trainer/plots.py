@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
@@ -65,6 +66,13 @@ def write_plots(
     ]
     paths = [_save(_curves(title, plot, classes), directory / f"{name}.png") for name, plot in _PLOTS.items()]
     return [*paths, _save(_confusion(title, classes), directory / "confusion.png")]
+
+
+def log_x(axes: Axes, ticks: Sequence[float]) -> None:
+    """Make the horizontal axis logarithmic, with these numbers on it and no others."""
+    axes.set_xscale("log")
+    axes.set_xticks(list(ticks), [f"{tick:g}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _curves(title: str, plot: _Plot, classes: Sequence[_Class]) -> Figure:

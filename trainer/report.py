@@ -23,6 +23,17 @@ SEED = 0
 _COLUMNS = ("auc", "auprc", "precision", "recall", "f1", "ece")
 
 
+class Sheet(msgspec.Struct, frozen=True, kw_only=True):
+    """A table of text and figures, for a terminal or for a model card; also what a study's JSON holds."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str | float | int | None]]
+    command: str = ""
+    date: str = ""
+    notes: str = ""
+
+
 @dataclass(frozen=True)
 class Measurement:
     """The figures of one set of records."""
@@ -66,6 +77,23 @@ def fold_notes(manifest: Manifest, folds: Sequence[int]) -> list[str]:
             named = f"fold {seen[0]} was" if len(seen) == 1 else f"folds {', '.join(map(str, seen))} were"
             notes.append(f"{named} {use}: these figures flatter the model")
     return notes
+
+
+def sheet_table(sheet: Sheet) -> Table:
+    """Lay a sheet out for a terminal, its notes below it."""
+    table = Table(title=sheet.title, caption=sheet.notes or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for k, name in enumerate(sheet.columns):
+        table.add_column(name, justify="left" if k == 0 else "right")
+    for row in sheet.rows:
+        table.add_row(*map(cell_text, row))
+    return table
+
+
+def cell_text(value: str | float | None) -> str:
+    """Write one cell; a figure that is not there is a dash."""
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def figures_table(title: str, measurement: Measurement) -> Table:

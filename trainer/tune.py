@@ -1,73 +1,129 @@
-"""Calibration and thresholds, fitted on records the model was not trained on."""
+"""Calibration and F1 thresholds, fitted on records the model was not trained on."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import expit, logit
+from scipy.special import expit
 from sklearn.metrics import precision_recall_curve
 
+from edge.alerts.policy import SILENT_CLASSES
 from edge.runtime.base import calibrated
 from edge.runtime.manifest import Calibration, Manifest, OperatingPoint
-from trainer.metrics import BoolArray, FloatArray, is_measurable
-
-ALERT_PRECISION = 0.7
-"""An alert should be right at least this often on the tuning records."""
-
-ALERT_RECALL = 0.2
-"""And find at least this share of the positives: a few lucky records at the very top prove no precision."""
-
-HYSTERESIS_LOGITS = 0.5
-"""How far below `on` the `off` threshold lies: 0.50 → 0.38, 0.80 → 0.71."""
-
-DWELL_S = 3.0
-"""How long a class stays above `on` before it alerts."""
+from trainer.metrics import BoolArray, Figures, FloatArray, confusion, figures, is_measurable
+from trainer.streams.plan import HALVES, patient_halves
+from trainer.streams.search import DIGITS, off_below
 
 SCALE_RANGE = (0.05, 20.0)
 """Kept positive: calibration must not turn a class upside down. Kept finite: it must stay a probability."""
 
-DIGITS = 6
+
+SPLITS = 10
+"""Random halvings behind cross-fitted figures: one alone depends on which patients fell where."""
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What tuning found, by class; `notes` names what could not be tuned as it should."""
+    """What tuning found, by class; `notes` names what could not be tuned."""
 
     calibration: Calibration
-    operating_points: dict[str, OperatingPoint]
+    f1_thresholds: dict[str, float]
     notes: list[str]
 
 
+@dataclass(frozen=True)
+class CrossFit:
+    """Figures with calibration and thresholds fitted on one half of the patients and measured on the other, both ways.
+
+    Means over several random halvings; null where a class cannot be measured.
+    """
+
+    splits: int
+    macro_f1: float | None
+    macro_auprc: float | None
+    ece: float | None
+    f1_per_class: dict[str, float | None]
+
+
 def tune(manifest: Manifest, logits: NDArray[np.float32], labels: NDArray[np.float32]) -> Tuning:
-    """Fit calibration and operating points to logits and labels, both (records, classes).
+    """Fit calibration and the thresholds with the highest F1 to logits and labels, both (records, classes).
 
     A class without positives or without negatives keeps what the manifest has, and is noted.
     """
     measured = [is_measurable(labels[:, k] > 0.5) for k in range(len(manifest.classes))]
     calibration = _calibration(manifest.calibration, logits, labels, measured)
     probabilities = calibrated(calibration, logits)
-    points: dict[str, OperatingPoint] = {}
+    thresholds: dict[str, float] = {}
     notes = []
     for k, name in enumerate(manifest.classes):
-        if not measured[k]:
-            points[name] = manifest.operating_points[name]
+        thresholds[name] = manifest.operating_points[name].f1_threshold
+        if measured[k]:
+            thresholds[name] = round(f1_threshold(labels[:, k] > 0.5, probabilities[:, k]), DIGITS)
+        else:
             notes.append(f"{name} keeps its calibration and thresholds: these records do not tell it from others")
-            continue
-        points[name], reached = operating_point(labels[:, k] > 0.5, probabilities[:, k])
-        if not reached:
-            notes.append(f"{name} does not reach {ALERT_PRECISION} precision: it alerts at its F1 threshold")
-    return Tuning(calibration, points, notes)
+    return Tuning(calibration, thresholds, notes)
 
 
-def tuned_manifest(manifest: Manifest, tuning: Tuning, metrics: dict[str, object]) -> Manifest:
-    """Return the manifest with new calibration, operating points and metrics; everything else stays."""
-    return msgspec.structs.replace(
-        manifest, calibration=tuning.calibration, operating_points=tuning.operating_points, metrics=metrics
+def cross_fit(
+    manifest: Manifest, logits: NDArray[np.float32], labels: NDArray[np.float32], patients: NDArray[np.int64], seed: int
+) -> CrossFit:
+    """Measure what tuning on half of the patients gives for the other half; logits and labels are (records, classes).
+
+    The two halves' probabilities and calls are measured together, so that every record counts once.
+    """
+    rng = np.random.default_rng(seed)
+    splits = [_fitted_apart(manifest, logits, labels, patients, rng) for _ in range(SPLITS)]
+    return CrossFit(
+        splits=SPLITS,
+        macro_f1=_mean([_mean(list(f1.values())) for _, f1 in splits]),
+        macro_auprc=_mean([measured.macro_auprc for measured, _ in splits]),
+        ece=_mean([measured.ece for measured, _ in splits]),
+        f1_per_class={name: _mean([f1[name] for _, f1 in splits]) for name in manifest.classes},
     )
+
+
+def _fitted_apart(
+    manifest: Manifest, logits: NDArray[np.float32], labels: NDArray[np.float32], patients: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> tuple[Figures, dict[str, float | None]]:  # fmt: skip
+    """Return the figures of probabilities that the other half of the patients calibrated, and F1 of calls so made."""
+    half = patient_halves(patients, labels.argmax(axis=1), rng)
+    probabilities, called = np.empty(logits.shape), np.empty(logits.shape, dtype=bool)
+    for h in HALVES:
+        fitted = tune(manifest, logits[half != h], labels[half != h])
+        cuts = np.array([fitted.f1_thresholds[name] for name in manifest.classes])
+        probabilities[half == h] = calibrated(fitted.calibration, logits[half == h])
+        called[half == h] = probabilities[half == h] >= cuts
+    measured = figures(labels, probabilities, [0.5] * len(manifest.classes), manifest.classes)
+    f1 = {
+        name: confusion(labels[:, k] > 0.5, called[:, k]).f1 if of_class.auc is not None else None
+        for k, (name, of_class) in enumerate(measured.per_class.items())
+    }
+    return measured, f1
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def with_f1_thresholds(manifest: Manifest, tuning: Tuning) -> Manifest:
+    """Return the manifest with new calibration and F1 thresholds; a class that raises no alert takes the same for `on`.
+
+    What other classes alert at is `trainer.streams.tune`'s to choose.
+    """
+    points = {}
+    for name, point in manifest.operating_points.items():
+        cut = tuning.f1_thresholds[name]
+        points[name] = msgspec.structs.replace(point, f1_threshold=cut)
+        if name in SILENT_CLASSES:
+            points[name] = OperatingPoint(cut, cut, float(off_below(np.array(cut))), point.dwell_s)
+    return msgspec.structs.replace(manifest, calibration=tuning.calibration, operating_points=points)
 
 
 def fit_platt(logits: FloatArray, positive: BoolArray) -> tuple[float, float]:
@@ -90,38 +146,12 @@ def fit_platt(logits: FloatArray, positive: BoolArray) -> tuple[float, float]:
     return round(float(fitted.x[0]), DIGITS), round(float(fitted.x[1]), DIGITS)
 
 
-def operating_point(positive: BoolArray, probabilities: FloatArray) -> tuple[OperatingPoint, bool]:
-    """Choose one class's thresholds on calibrated probabilities (records,).
-
-    `f1_threshold` has the highest F1. `on` is that, or the lowest threshold whose precision reaches ALERT_PRECISION
-    if that is higher: what interrupts people must be right more often than what stands in a report. `off` lies
-    HYSTERESIS_LOGITS below. Also returns whether ALERT_PRECISION is reached, with ALERT_RECALL or more.
-    """
-    at_f1 = f1_threshold(positive, probabilities)
-    at_precision = precision_threshold(positive, probabilities, ALERT_PRECISION, ALERT_RECALL)
-    on = at_f1 if at_precision is None else max(at_f1, at_precision)
-    off = float(expit(logit(on) - HYSTERESIS_LOGITS))
-    point = OperatingPoint(
-        f1_threshold=round(at_f1, DIGITS), on=round(on, DIGITS), off=round(off, DIGITS), dwell_s=DWELL_S
-    )
-    return point, at_precision is not None
-
-
 def f1_threshold(positive: BoolArray, probabilities: FloatArray) -> float:
     """Return the threshold with the highest F1; of equals the highest."""
     precision, recall, cuts = _curve(positive, probabilities)
     total = precision + recall
     f1 = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
     return float(cuts[len(f1) - 1 - int(np.argmax(f1[::-1]))])
-
-
-def precision_threshold(
-    positive: BoolArray, probabilities: FloatArray, least_precision: float, least_recall: float
-) -> float | None:
-    """Return the lowest threshold whose calls reach this precision and recall, or None when there is none."""
-    precision, recall, cuts = _curve(positive, probabilities)
-    reached = np.flatnonzero((precision >= least_precision) & (recall >= least_recall))
-    return float(cuts[reached[0]]) if len(reached) else None
 
 
 def _curve(positive: BoolArray, probabilities: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

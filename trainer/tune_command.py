@@ -4,28 +4,41 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from edge.cli.output import EXIT_OK, emit_json, say
-from edge.cli.parsing import add_command
-from edge.runtime.bundle import load_bundle, write_manifest
-from edge.runtime.manifest import Manifest
-from trainer.folds import parse_folds
+from edge.cli.parsing import add_command, positive
+from edge.runtime.bundle import Bundle, load_bundle, write_manifest
+from edge.runtime.manifest import WEIGHTS_NAME, Manifest
+from edge.runtime.select import open_runtime
+from trainer.folds import folds_text, parse_folds
 from trainer.predict import labels_of, score
-from trainer.ptbxl import open_ptbxl
-from trainer.report import DATA, DEFAULT_REPLICATES, figures_table, measure
-from trainer.tune import tune, tuned_manifest
+from trainer.ptbxl import PtbXl, open_ptbxl
+from trainer.report import DATA, DEFAULT_REPLICATES, Measurement, figures_table, measure, sheet_table
+from trainer.streams.cache import cached_arrays
+from trainer.streams.plan import HEALTHY_STREAMS, PlanSettings
+from trainer.streams.report import alert_sheets, write_trade_off
+from trainer.streams.traces import score_streams
+from trainer.streams.tune import DEFAULT_BUDGET, AlertTuning, tune_alerts
+from trainer.tune import CrossFit, cross_fit, tune, with_f1_thresholds
 
 if TYPE_CHECKING:
     from edge.cli.parsing import Subparsers
 
 TEST_FOLD = 10
+ECE_LIMIT = 0.03
+SEED = 0
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -35,13 +48,28 @@ def add_parser(subparsers: Subparsers) -> None:
         "tune",
         run,
         "fit a bundle's calibration and thresholds",
-        "Writes calibration, operating points and the figures they give into the bundle's manifest. "
+        "Writes calibration, thresholds for F1, operating points for alerts and the figures they give into the "
+        "bundle's manifest. Alerts are tuned on streams of records for the soonest detection that the budget of false "
+        "alerts allows; the model's scores of those streams are kept, so that another budget takes seconds. "
         f"Fold {TEST_FOLD} is for testing and is refused.",
-        ["ecg-trainer tune --data ptb-xl --bundle bundles/mine"],
+        [
+            "ecg-trainer tune --data ptb-xl --bundle bundles/mine",
+            "ecg-trainer tune --data ptb-xl --bundle bundles/mine --budget 4 --plots plots",
+        ],
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a PTB-XL root, with all folds or some")
     parser.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="the model bundle to tune")
     parser.add_argument("--folds", type=tuning_folds, default="9", help="such as 9 or 1-3,9 (default: 9)")
+    parser.add_argument(
+        "--budget", type=positive, default=DEFAULT_BUDGET, metavar="N",
+        help=f"how many a healthy stream may raise, per class (default: {DEFAULT_BUDGET:g})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--healthy-streams", nargs="+", choices=HEALTHY_STREAMS, default=list(HEALTHY_STREAMS), metavar="KIND",
+        help="which streams must keep to it: restless (another patient every 10 s), steady (every minute); "
+        "default: both",
+    )  # fmt: skip
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="write the trade-off curves here")
 
 
 def tuning_folds(text: str) -> list[int]:
@@ -52,44 +80,109 @@ def tuning_folds(text: str) -> list[int]:
     return folds
 
 
+@dataclass(frozen=True)
+class Tuned:
+    """All that tuning made."""
+
+    manifest: Manifest
+    measurement: Measurement
+    crossfit: CrossFit
+    alerts: AlertTuning | None
+    notes: list[str]
+
+    def metrics(self) -> dict[str, object]:
+        """Return the figures as the manifest keeps them, without where they come from."""
+        return {
+            **self.measurement.to_builtins(),
+            "macro_f1_crossfit": self.crossfit.macro_f1,
+            "macro_auprc_crossfit": self.crossfit.macro_auprc,
+            "ece_crossfit": self.crossfit.ece,
+            "crossfit": msgspec.to_builtins(self.crossfit),
+            "alerts": msgspec.to_builtins(self.alerts),
+        }
+
+
 def run(args: argparse.Namespace) -> int:
     """Tune, write the manifest, print what changed."""
     bundle, data = load_bundle(args.bundle), open_ptbxl(args.data)
-    rows = data.rows(args.folds)
-    labels, logits = labels_of(bundle, data, rows), score(bundle, data, rows, "batch").logits
-    before, tuning = bundle.manifest, tune(bundle.manifest, logits, labels)
-    measurement = measure(tuned_manifest(before, tuning, {}), logits, labels, DEFAULT_REPLICATES)
-    metrics = {**_origin(bundle.path, args.folds), **measurement.to_builtins()}
-    after = tuned_manifest(before, tuning, metrics)
+    tuned = tune_bundle(bundle, data, args.folds, args.budget, args.healthy_streams)
+    metrics = {**_origin(args), **tuned.metrics()}
+    before, after = bundle.manifest, msgspec.structs.replace(tuned.manifest, metrics=metrics)
     write_manifest(bundle.path, after)
-    notes = [*tuning.notes, *measurement.figures.notes]
+    plots = []
+    if args.plots is not None and tuned.alerts is not None:
+        plots = [write_trade_off(args.plots, tuned.alerts)]
     if args.json:
         emit_json({
             "bundle": bundle.path,
             "before": _tuned_parts(before),
             "after": _tuned_parts(after),
             "metrics": metrics,
-            "notes": notes,
+            "notes": tuned.notes,
+            "plots": plots,
         })  # fmt: skip
         return EXIT_OK
-    console = Console(file=sys.stdout)
-    console.print(_changes(before, after))
-    console.print(figures_table(f"{after.name} {after.version}, as tuned", measurement))
-    for line in [*notes, f"wrote {bundle.path / 'manifest.json'}"]:
+    _print(before, after, tuned)
+    for line in [*tuned.notes, *(f"wrote {path}" for path in [*plots, bundle.path / "manifest.json"])]:
         say(line)
     return EXIT_OK
 
 
-def _origin(bundle_path: Path, folds: list[int]) -> dict[str, object]:
+def tune_bundle(bundle: Bundle, data: PtbXl, folds: list[int], budget: float, kinds: list[str]) -> Tuned:
+    """Tune on these folds; nothing is written but caches."""
+    rows = data.rows(folds)
+    labels, logits = labels_of(bundle, data, rows), record_logits(bundle, data, rows)
+    tuning = tune(bundle.manifest, logits, labels)
+    manifest, notes = with_f1_thresholds(bundle.manifest, tuning), list(tuning.notes)
+    streams = score_streams(open_runtime(bundle, threads=os.cpu_count() or 1), data, rows, PlanSettings(seed=SEED))
+    alerts = tune_alerts(manifest, streams, budget, kinds) if streams.traces else None
+    if alerts is None:
+        notes.append("alerts keep their thresholds: streams take two patients or more with records of NORM alone")
+    else:
+        points = manifest.operating_points | alerts.points
+        manifest = msgspec.structs.replace(manifest, operating_points=points)
+        notes += alerts.notes
+    measurement = measure(manifest, logits, labels, DEFAULT_REPLICATES)
+    crossfit = cross_fit(manifest, logits, labels, data.patient_ids[rows], SEED)
+    if crossfit.ece is not None and crossfit.ece > ECE_LIMIT:
+        notes.append(f"the calibration error, {crossfit.ece:.3f}, is above {ECE_LIMIT:g}")
+    return Tuned(manifest, measurement, crossfit, alerts, [*notes, *measurement.figures.notes])
+
+
+def record_logits(bundle: Bundle, data: PtbXl, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the logits (records, classes) of whole records, or what the same weights gave before."""
+    manifest = bundle.manifest
+    facts = [manifest.files[WEIGHTS_NAME], msgspec.to_builtins(manifest.signal), manifest.model, manifest.window_s,
+             data.ecg_ids[rows].tolist()]  # fmt: skip
+    return cached_arrays("records", facts, lambda: {"logits": score(bundle, data, rows, "batch").logits})["logits"]
+
+
+def _print(before: Manifest, after: Manifest, tuned: Tuned) -> None:
+    console = Console(file=sys.stdout)
+    console.print(_changes(before, after))
+    console.print(figures_table(f"{after.name} {after.version}, as tuned", tuned.measurement))
+    if tuned.crossfit.macro_f1 is not None:
+        console.print(
+            f"Fitted on one half of the patients, measured on the other: macro-F1 {tuned.crossfit.macro_f1:.4f}, "
+            f"average precision {tuned.crossfit.macro_auprc:.4f}, calibration error {tuned.crossfit.ece:.4f}"
+        )
+    for sheet in alert_sheets(tuned.alerts) if tuned.alerts is not None else ():
+        console.print(sheet_table(sheet))
+
+
+def _origin(args: argparse.Namespace) -> dict[str, object]:
     """Say where figures come from, in words that hold on any machine."""
-    named = ",".join(map(str, folds))
+    bundle, kinds = args.bundle.resolve().name, sorted(args.healthy_streams)
+    words = [f"ecg-trainer tune --data PTBXL_ROOT --bundle {bundle} --folds {folds_text(args.folds)}"]
+    words += [f"--budget {args.budget:g}"]
+    words += [] if kinds == sorted(HEALTHY_STREAMS) else [f"--healthy-streams {' '.join(kinds)}"]
     return {
         "data": DATA,
-        "folds": folds,
-        "tuned_on_folds": folds,
+        "folds": args.folds,
+        "tuned_on_folds": args.folds,
         "mode": "batch",
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "command": f"ecg-trainer tune --data PTBXL_ROOT --bundle {bundle_path.name} --folds {named}",
+        "command": " ".join(words),
     }
 
 

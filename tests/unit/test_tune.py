@@ -6,22 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import expit, logit
+from scipy.special import expit
 
+from edge.runtime.base import calibrated
 from edge.runtime.manifest import Calibration, OperatingPoint
 from tests.tiny_bundle import tiny_manifest
-from trainer.metrics import class_figures, expected_calibration_error
-from trainer.tune import (
-    ALERT_PRECISION,
-    HYSTERESIS_LOGITS,
-    SCALE_RANGE,
-    f1_threshold,
-    fit_platt,
-    operating_point,
-    precision_threshold,
-    tune,
-    tuned_manifest,
-)
+from trainer.metrics import class_figures, expected_calibration_error, figures
+from trainer.tune import SCALE_RANGE, SPLITS, cross_fit, f1_threshold, fit_platt, tune, with_f1_thresholds
 
 TRUTH = np.array([False, False, True, False, True, True])
 PROBABILITIES = np.array([0.1, 0.2, 0.3, 0.6, 0.7, 0.9])
@@ -71,40 +62,11 @@ def test_f1_threshold_by_hand():
     assert f1_threshold(TRUTH, PROBABILITIES) == pytest.approx(0.25)
 
 
-def test_precision_threshold_by_hand():
-    assert precision_threshold(TRUTH, PROBABILITIES, 0.7, 0.0) == pytest.approx(0.25)  # 3 of 4
-    assert precision_threshold(TRUTH, PROBABILITIES, 0.8, 0.0) == pytest.approx(0.65)  # 2 of 2
-    assert precision_threshold(TRUTH, PROBABILITIES, 0.8, 0.9) is None
-
-
 @given(scored_records)
 def test_no_other_cut_has_a_higher_f1(records):
     truth, probabilities = as_arrays(records)
     chosen = class_figures(truth, probabilities, f1_threshold(truth, probabilities)).f1
     assert chosen == pytest.approx(max(class_figures(truth, probabilities, cut).f1 for cut in set(probabilities)))
-
-
-@given(scored_records)
-def test_an_operating_point_is_ordered_and_alerts_are_right_often_enough_where_that_can_be(records):
-    truth, probabilities = as_arrays(records)
-    point, reached = operating_point(truth, probabilities)
-    assert 0 < point.off < point.on < 1
-    assert point.f1_threshold <= point.on
-    assert logit(point.on) - logit(point.off) == pytest.approx(HYSTERESIS_LOGITS, abs=1e-3)
-    if not reached:
-        assert point.on == point.f1_threshold
-    elif point.on > point.f1_threshold:
-        assert class_figures(truth, probabilities, point.on).precision >= ALERT_PRECISION
-
-
-def test_a_lucky_record_at_the_top_does_not_make_an_alert_threshold():
-    probabilities = np.linspace(0.01, 0.99, 99)
-    truth = np.arange(99) % 3 == 0
-    truth[-1] = True
-    point, reached = operating_point(truth, probabilities)
-    assert precision_threshold(truth, probabilities, ALERT_PRECISION, 0.0) is not None
-    assert not reached
-    assert point.on == point.f1_threshold
 
 
 def test_a_class_without_positives_keeps_what_the_bundle_has():
@@ -116,9 +78,9 @@ def test_a_class_without_positives_keeps_what_the_bundle_has():
     logits, positive = records_of(1.0, 0.0, records=500)
     labels = np.stack([positive, np.zeros(500)], axis=1).astype(np.float32)
     tuning = tune(manifest, np.stack([logits, logits], axis=1).astype(np.float32), labels)
-    assert tuning.operating_points["MI"] == manifest.operating_points["MI"]
+    assert tuning.f1_thresholds["MI"] == 0.31
     assert (tuning.calibration.scale[1], tuning.calibration.bias[1]) == (1.5, 0.5)
-    assert tuning.operating_points["NORM"] != manifest.operating_points["NORM"]
+    assert tuning.f1_thresholds["NORM"] != 0.31
     assert [note.split()[0] for note in tuning.notes] == ["MI"]
 
 
@@ -127,15 +89,58 @@ def test_thresholds_apply_to_calibrated_probabilities():
     logits, positive = records_of(0.3, -1.0, records=4000)
     tuning = tune(manifest, logits[:, None].astype(np.float32), positive[:, None].astype(np.float32))
     scale, bias = tuning.calibration.scale[0], tuning.calibration.bias[0]
-    chosen = tuning.operating_points["NORM"].f1_threshold
+    chosen = tuning.f1_thresholds["NORM"]
     best = max(class_figures(positive, expit(scale * logits + bias), cut).f1 for cut in np.linspace(0.05, 0.95, 91))
     assert class_figures(positive, expit(scale * logits + bias), chosen).f1 >= best
 
 
-def test_tuning_changes_nothing_else_in_a_manifest():
+def test_thresholds_for_f1_leave_those_of_alerts_alone():
     manifest = tiny_manifest()
     logits = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32)
-    tuned = tuned_manifest(manifest, tune(manifest, logits, (logits > 0.5).astype(np.float32)), {"folds": [9]})
+    tuned = with_f1_thresholds(manifest, tune(manifest, logits, (logits > 0.5).astype(np.float32)))
     changed = [name for name in manifest.__struct_fields__ if getattr(manifest, name) != getattr(tuned, name)]
-    assert changed == ["calibration", "operating_points", "metrics"]
+    assert changed == ["calibration", "operating_points"]
     assert tuned.problems() == []
+    for name, point in tuned.operating_points.items():
+        before = manifest.operating_points[name]
+        assert point.f1_threshold != before.f1_threshold
+        if name == "NORM":  # raises no alert: its `on` says when it is called
+            assert point.off < point.on == point.f1_threshold
+        else:
+            assert (point.on, point.off, point.dwell_s) == (before.on, before.off, before.dwell_s)
+
+
+def noise_and_patients(records=400, classes=5, seed=0):
+    """Logits that say nothing of the labels, two records of each patient."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((records, classes)) < 0.3).astype(np.float32)
+    return rng.normal(size=(records, classes)).astype(np.float32), labels, np.arange(records) // 2
+
+
+def test_cross_fitting_does_not_flatter_as_tuning_on_the_same_records_does():
+    logits, labels, patients = noise_and_patients()
+    manifest = tiny_manifest()
+    own = tune(manifest, logits, labels)
+    calls = [own.f1_thresholds[name] for name in manifest.classes]
+    flattering = figures(labels, calibrated(own.calibration, logits), calls, manifest.classes)
+    apart = cross_fit(manifest, logits, labels, patients, seed=0)
+    assert apart.macro_f1 < flattering.macro_f1
+    assert apart.ece > flattering.ece
+    assert (apart.splits, list(apart.f1_per_class)) == (SPLITS, manifest.classes)
+
+
+def test_cross_fitting_a_perfect_ranking_finds_it_perfect():
+    rng = np.random.default_rng(0)
+    labels = (rng.random((400, 5)) < 0.4).astype(np.float32)
+    logits = (np.where(labels > 0.5, 3.0, -3.0) + rng.uniform(-1, 1, labels.shape)).astype(np.float32)
+    apart = cross_fit(tiny_manifest(), logits, labels, np.arange(400), seed=0)
+    assert apart.macro_f1 == pytest.approx(1.0)
+    assert apart.macro_auprc == pytest.approx(1.0)
+
+
+def test_a_class_that_cannot_be_measured_is_null_and_left_out():
+    logits, labels, patients = noise_and_patients()
+    labels[:, 4] = 0.0
+    apart = cross_fit(tiny_manifest(), logits, labels, patients, seed=0)
+    assert apart.f1_per_class["HYP"] is None
+    assert apart.macro_f1 == pytest.approx(np.mean([apart.f1_per_class[name] for name in ("NORM", "MI", "STTC", "CD")]))

@@ -16,6 +16,7 @@ COMMANDS = (
     "cross_validate_command",
     "study_command",
     "tune_command",
+    "state_monitor_command",
     "evaluate_command",
 )
 

@@ -193,9 +193,7 @@ def test_tune_writes_what_evaluate_then_reports(result_of, root, bundle_path):
     assert after.files == before.files
     assert tuned["after"]["calibration"]["scale"] == after.calibration.scale
     assert after.metrics["folds"] == [9]
-    assert after.metrics["command"] == (
-        "ecg-trainer tune --data PTBXL_ROOT --bundle tiny --folds 9 --budget 1"
-    )
+    assert after.metrics["command"] == "ecg-trainer tune --data PTBXL_ROOT --bundle tiny --folds 9 --budget 1"
     measured = result_of("evaluate", "--data", root, "--bundle", bundle_path, "--folds", "9")
     assert measured["macro_f1"] == pytest.approx(after.metrics["macro_f1"])
     assert measured["intervals"]["macro"]["auc"] == pytest.approx(after.metrics["intervals"]["macro"]["auc"])

@@ -18,6 +18,7 @@ COMMANDS = (
     "tune_command",
     "state_monitor_command",
     "evaluate_command",
+    "stream_evaluate_command",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import sys
 import time
 from pathlib import Path
@@ -15,11 +16,19 @@ from edge.cli.parsing import add_command
 from edge.runtime.base import calibrated
 from edge.runtime.bundle import load_bundle
 from edge.runtime.manifest import Manifest
-from trainer.folds import parse_folds
+from trainer.folds import folds_text, parse_folds
 from trainer.plots import write_plots
 from trainer.predict import MODES, labels_of, score
 from trainer.ptbxl import open_ptbxl
-from trainer.report import DEFAULT_REPLICATES, Measurement, figures_table, fold_notes, measure
+from trainer.report import (
+    DATA,
+    DEFAULT_REPLICATES,
+    Measurement,
+    figures_table,
+    fold_notes,
+    measure,
+    measured_model,
+)
 
 if TYPE_CHECKING:
     from edge.cli.parsing import Subparsers
@@ -69,8 +78,11 @@ def run(args: argparse.Namespace) -> int:
             **measurement.to_builtins(),
             "mode": args.mode,
             "runtime": scored.runtime,
+            "data": DATA,
             "folds": args.folds,
-            "bundle": {"name": manifest.name, "version": manifest.version, "hash": manifest.model_hash},
+            "bundle": measured_model(manifest),
+            "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+            "command": command_of(args),
             "notes": notes,
             "plots": plots,
             "seconds": round(time.monotonic() - start_s, 2),
@@ -78,6 +90,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(title, measurement, notes, plots)
     return EXIT_OK
+
+
+def command_of(args: argparse.Namespace) -> str:
+    """Return the command in words that hold on any machine."""
+    words = ["ecg-trainer evaluate --data PTBXL_ROOT"]
+    words += [f"--bundle {args.bundle.resolve().name}"] if args.bundle else []
+    return " ".join([*words, f"--folds {folds_text(args.folds)} --mode {args.mode} --json"])
 
 
 def _print(title: str, measurement: Measurement, notes: list[str], plots: list[Path]) -> None:

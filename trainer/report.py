@@ -34,6 +34,15 @@ class Sheet(msgspec.Struct, frozen=True, kw_only=True):
     notes: str = ""
 
 
+class MeasuredModel(msgspec.Struct, frozen=True):
+    """Which model figures are of, and the seed it was trained with where that is known."""
+
+    name: str
+    version: str
+    hash: str
+    seed: int | None = None
+
+
 @dataclass(frozen=True)
 class Measurement:
     """The figures of one set of records."""
@@ -77,6 +86,12 @@ def fold_notes(manifest: Manifest, folds: Sequence[int]) -> list[str]:
             named = f"fold {seen[0]} was" if len(seen) == 1 else f"folds {', '.join(map(str, seen))} were"
             notes.append(f"{named} {use}: these figures flatter the model")
     return notes
+
+
+def measured_model(manifest: Manifest) -> MeasuredModel:
+    """Return what names a bundle's model in figures."""
+    seed = manifest.training.get("seed")
+    return MeasuredModel(manifest.name, manifest.version, manifest.model_hash, seed if isinstance(seed, int) else None)
 
 
 def sheet_table(sheet: Sheet) -> Table:

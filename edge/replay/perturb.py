@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import RecordError
+from edge.errors import RecordError, SignalError
 from edge.replay.device import Departure
 from edge.replay.records import Recording
 from edge.signal.leads import canonical_lead
@@ -68,8 +68,9 @@ def with_noise(recording: Recording, noise: Recording, snr_db: float, seed: int 
     rng = np.random.default_rng(seed)
     added = np.zeros_like(recording.samples_mv)
     for lead, signal in enumerate(recording.samples_mv.T):
-        source = np.nan_to_num(noise.samples_mv[:, lead % noise.samples_mv.shape[1]])
-        part = np.resize(np.roll(source, -int(rng.integers(len(source)))), len(signal))
+        source = noise.samples_mv[:, lead % noise.samples_mv.shape[1]]
+        start = int(rng.integers(len(source)))
+        part = np.nan_to_num(source.take(np.arange(start, start + len(signal)), mode="wrap"))
         valid = signal[np.isfinite(signal)]
         if part.var() > 0 and len(valid):
             added[:, lead] = (part - part.mean()) * np.sqrt(valid.var() / part.var() / 10 ** (snr_db / 10))
@@ -85,6 +86,31 @@ def _follow_limb_leads(added: FloatArray, leads: tuple[str, ...]) -> None:
         for lead, (of_one, of_two) in LIMB_SHARES.items():
             if lead in leads:
                 added[:, leads.index(lead)] = of_one * one + of_two * two
+
+
+def with_mains(recording: Recording, mains_hz: float, amplitude_mv: float, seed: int = 0) -> Recording:
+    """Return a recording with mains hum: on each lead a sine of a phase of its own, of half to all of this amplitude.
+
+    The hum of the other limb leads follows from that of I and II, as at real electrodes. The recording's rate must be
+    more than twice the mains frequency: below that no device could tell hum from ECG, and SignalError is raised.
+    """
+    if recording.rate_hz <= 2 * mains_hz:
+        raise SignalError(f"{recording.rate_hz} samples per second cannot hold {mains_hz:g} Hz; resample first")
+    rng = np.random.default_rng(seed)
+    samples, leads = recording.samples_mv.shape
+    turns = np.arange(samples)[:, None] * mains_hz / recording.rate_hz + rng.random(leads)
+    added = amplitude_mv * rng.uniform(0.5, 1.0, leads) * np.sin(2 * np.pi * turns)
+    _follow_limb_leads(added, recording.leads)
+    source = f"{recording.source} + {mains_hz:g} Hz at {amplitude_mv:g} mV"
+    return replace(recording, samples_mv=recording.samples_mv + added, source=source)
+
+
+def with_outage(departures: Iterable[Departure], start_s: float, seconds: float) -> Iterator[Departure]:
+    """Return the departures without those whose samples were taken, all or in part, while the network was down."""
+    for departure in departures:
+        first_s = departure.taken_s - len(departure.chunk.samples) / departure.chunk.rate_hz
+        if departure.taken_s <= start_s or first_s >= start_s + seconds:
+            yield departure
 
 
 def with_lead_off(recording: Recording, leads: Sequence[str]) -> Recording:

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.errors import RecordError
+from edge.errors import RecordError, SignalError
 from edge.replay.device import chunks_of, stamped
 from edge.replay.patient import simulate
-from edge.replay.perturb import Network, with_gain, with_lead_off, with_noise
+from edge.replay.perturb import Network, with_gain, with_lead_off, with_mains, with_noise, with_outage
 from edge.replay.records import Recording
 from edge.signal.leads import STANDARD_LEADS
 from edge.signal.quality import Issue, QualityAssessor
@@ -107,3 +107,30 @@ def test_gain_scales_every_lead_and_says_so():
     assert np.array_equal(doubled.samples_mv, 2 * PATIENT.samples_mv)
     assert "2 times" in doubled.source
     assert doubled.simulated
+
+
+def test_hum_is_as_strong_as_asked_for_and_leaves_einthovens_law_whole():
+    patient = simulate(4.0, 250)
+    added = with_mains(patient, 60.0, 0.2, seed=1).samples_mv - patient.samples_mv
+    leads = dict(zip(patient.leads, added.T, strict=True))
+    assert np.allclose(leads["I"] + leads["III"], leads["II"], atol=1e-9)
+    for lead in ("I", "II", "V1", "V6"):
+        assert 0.1 <= np.abs(leads[lead]).max() <= 0.2
+        spectrum = np.abs(np.fft.rfft(leads[lead]))
+        assert np.argmax(spectrum) == 60 * 4
+
+
+def test_hum_that_the_rate_cannot_hold_is_refused():
+    with pytest.raises(SignalError, match=r"100 samples per second cannot hold 60 Hz"):
+        with_mains(PATIENT, 60.0, 0.2)
+
+
+@given(start_s=st.floats(0, 30), seconds=st.floats(0.05, 5), chunk_s=st.sampled_from([0.1, 0.2, 0.5]))
+def test_an_outage_takes_the_chunks_of_its_time_and_no_others(start_s, seconds, chunk_s):
+    departures = list(chunks_of([PATIENT], "s", chunk_s))
+    left = {departure.chunk.number for departure in with_outage(departures, start_s, seconds)}
+    for departure in departures:
+        begin_s, end_s = departure.taken_s - len(departure.chunk.samples) / RATE_HZ, departure.taken_s
+        overlap_s = min(end_s, start_s + seconds) - max(begin_s, start_s)
+        if abs(overlap_s) > 1e-9:
+            assert (departure.chunk.number in left) == (overlap_s < 0)

@@ -18,6 +18,7 @@ if platform.machine() in ("x86_64", "AMD64"):
 FRONTEND = Extension(
     "edge.signal._frontend",
     sources=["edge/signal/kernels/frontend.c"],
+    depends=["edge/signal/kernels/buffers.h", "edge/signal/kernels/quality.h"],
     extra_compile_args=["-O3", "-ffp-contract=off"],
     optional=True,
 )

@@ -115,13 +115,13 @@ class StreamPath:
         return hops
 
     def _hop(self, samples_mv: FloatArray, invalid: BoolArray) -> Hop:
-        produced = self._frontend.process(np.asarray(self._lead_map.select(samples_mv), dtype=np.float64))
+        produced = self._frontend.process(self._lead_map.select(samples_mv))
         self._hops += 1
         self._cut_at += len(samples_mv)
         hop = Hop(
             frames=produced.model_input,
             raw_mv=produced.raw_mv,
-            invalid=self._lead_map.select(invalid).astype(bool),
+            invalid=self._lead_map.select(invalid),
             last_index=self._cut_at - 1,
             reset=self._reset,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from edge.errors import LeadsError, SignalError
 
 STANDARD_LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 """The twelve standard leads in the order of SCP-ECG and DICOM."""
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 _CANONICAL = {name.casefold(): name for name in STANDARD_LEADS}
 
@@ -28,6 +31,8 @@ class LeadMap:
 
     wanted: tuple[str, ...]
     indices: tuple[int, ...]
+    in_order: bool
+    """Whether the given leads are just the wanted ones."""
 
     @classmethod
     def between(cls, given: Sequence[str], wanted: Sequence[str] = STANDARD_LEADS) -> LeadMap:
@@ -42,8 +47,9 @@ class LeadMap:
         missing = tuple(name for name in wanted if name not in position)
         if missing:
             raise LeadsError(missing, tuple(given))
-        return cls(tuple(wanted), tuple(position[name] for name in wanted))
+        indices = tuple(position[name] for name in wanted)
+        return cls(tuple(wanted), indices, indices == tuple(range(len(given))))
 
-    def select(self, samples: NDArray[np.generic]) -> NDArray[np.generic]:
+    def select(self, samples: NDArray[Scalar]) -> NDArray[Scalar]:
         """Return the wanted leads in order: (..., given leads) → (..., wanted leads)."""
-        return samples[..., list(self.indices)]
+        return samples if self.in_order else np.take(samples, self.indices, axis=-1)

@@ -45,11 +45,11 @@ def resample(phases: FloatArray, down: int, inputs: FloatArray, first: int, coun
     Output n lies at input n · down / up and looks back `reach` inputs from there, all of which must be given.
     """
     (up, reach), leads = phases.shape, inputs.shape[1]
-    library = kernel.library()
-    if library is None or leads > kernel.MAX_LEADS:
+    library = kernel.library_for(leads)
+    if library is None:
         return resample_numpy(phases, down, inputs, first, count)
     outputs = np.empty((count, leads))
-    library.resample(phases.ctypes.data, up, down, reach, inputs.ctypes.data, leads, first, count, outputs.ctypes.data)
+    library.resample(phases, inputs, outputs, up, down, reach, leads, first, count, len(inputs))
     return outputs
 
 

@@ -24,13 +24,11 @@ def filter_sections(sos: FloatArray, samples: FloatArray, state: FloatArray) -> 
     All three are C-contiguous float64; sos is (sections, 6) with a0 = 1.
     """
     *streams, count, leads = samples.shape
-    library = kernel.library()
-    if library is None or leads > kernel.MAX_LEADS:
+    library = kernel.library_for(leads)
+    if library is None:
         filter_sections_numpy(sos, samples, state)
-        return
-    library.filter_sections(
-        sos.ctypes.data, len(sos), samples.ctypes.data, math.prod(streams), count, leads, state.ctypes.data
-    )
+    else:
+        library.filter_sections(sos, samples, state, len(sos), math.prod(streams), count, leads)
 
 
 def filter_sections_numpy(sos: FloatArray, samples: FloatArray, state: FloatArray) -> None:

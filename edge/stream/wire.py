@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import PayloadError, TopicError
+from edge.signal import kernel
 from edge.signal.resample import SUPPORTED_RATES_HZ
 from edge.stream.topics import check_identifier
 
@@ -143,10 +144,16 @@ def encode_json(chunk: Chunk, nested: bool = False) -> bytes:
 
 def to_millivolts(chunk: Chunk) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return (samples_mv, invalid), both (samples, leads); invalid samples are NaN in the first."""
+    count, leads = shape = chunk.samples.shape
+    units_per_mv = chunk.layout.units_per_mv
+    library = kernel.library_for(leads)
+    if library is not None:
+        samples_mv, invalid = np.empty(shape), np.empty(shape, dtype=bool)
+        lead_major = np.ascontiguousarray(chunk.samples.T)
+        library.millivolts(lead_major, samples_mv, invalid, leads, count, chunk.baseline, units_per_mv)
+        return samples_mv, invalid
     invalid = chunk.samples == INVALID_SAMPLE
-    samples_mv = (chunk.samples.astype(np.float64) - chunk.baseline) / chunk.layout.units_per_mv
-    if invalid.any():
-        samples_mv[invalid] = np.nan
+    samples_mv = np.where(invalid, np.nan, (chunk.samples.astype(np.float64) - chunk.baseline) / units_per_mv)
     return samples_mv, invalid
 
 

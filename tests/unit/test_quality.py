@@ -6,7 +6,11 @@ import csv
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from edge.signal import kernel
+from edge.signal.lead_quality import LeadJudge, QualityLimits
 from edge.signal.leads import STANDARD_LEADS
 from edge.signal.quality import Issue, QualityAssessor
 from edge.signal.resample import CausalResampler
@@ -218,3 +222,78 @@ def test_the_dead_chest_leads_of_record_12722_are_found_from_where_they_die(ptbx
 def test_real_limb_leads_that_contradict_by_millivolts_are_found(ptbxl_root, ecg_id):
     found = [Issue.EINTHOVEN in assess(hop).issues for hop in hops(record_mv(ptbxl_root, ecg_id))]
     assert sum(found) >= 7
+
+
+def faulty(samples_mv, fault, at):
+    """Do one thing to a lead that the verdict may or may not mind."""
+    samples_mv, column = samples_mv.copy(), at % 12
+    if fault == "still":
+        samples_mv[at % 80 : at % 80 + 8, column] = samples_mv[:, column].max() + 1.2
+    elif fault == "noise":
+        samples_mv[:, column] += np.random.default_rng(at).normal(0, 0.05, len(samples_mv))
+    elif fault == "drift":
+        samples_mv[at % 100 :, column] += 1.1
+    elif fault == "scale":
+        samples_mv[:, column] *= at / 100
+    elif fault == "missing":
+        samples_mv[: at % 101, column] = np.nan
+    return samples_mv
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    done=st.lists(st.tuples(st.sampled_from(["still", "noise", "drift", "scale", "missing"]), st.integers(0, 3000))),
+    marked=st.lists(st.integers(0, 2399), max_size=200),
+    off=st.lists(st.integers(0, 11), max_size=2),
+    full_scale_mv=st.none() | st.floats(0.5, 5.0).map(lambda end: (-end, end)),
+)
+def test_the_verdict_is_the_same_in_c_and_in_numpy(done, marked, off, full_scale_mv):
+    assert kernel.library() is not None
+    samples = twelve_leads()
+    for fault, at in done:
+        samples = faulty(samples, fault, at)
+    invalid, lead_off = np.zeros((200, 12), dtype=bool), np.zeros(12, dtype=bool)
+    invalid.reshape(-1)[marked] = True
+    lead_off[off] = True
+    judge = LeadJudge(STANDARD_LEADS, RATE_HZ, QualityLimits(), full_scale_mv)
+    compiled, reference = judge.judge(samples, invalid, lead_off), judge.judge_numpy(samples, invalid, lead_off)
+    if compiled is None or reference is None:
+        assert compiled is reference
+        return
+    np.testing.assert_array_equal(compiled.codes, reference.codes)
+    np.testing.assert_array_equal(compiled.invalid_shares, reference.invalid_shares)
+    assert compiled.contradiction == reference.contradiction
+
+
+def test_every_hop_of_real_ecg_gets_the_same_verdict_in_c_and_in_numpy(ptbxl_root):
+    judge = LeadJudge(STANDARD_LEADS, RATE_HZ, QualityLimits(), (-32.768, 32.767))
+    none_off = np.zeros(12, dtype=bool)
+    wrong = 0
+    for path in sorted((ptbxl_root / "records100").rglob("*.dat"))[:400]:
+        for hop in np.fromfile(path, dtype="<i2").reshape(-1, RATE_HZ, 12) / 1000:
+            compiled, reference = judge.judge(hop, VALID, none_off), judge.judge_numpy(hop, VALID, none_off)
+            assert (compiled is None) == (reference is None)
+            if compiled is not None and reference is not None:
+                wrong += 1
+                assert compiled.codes.tolist() == reference.codes.tolist()
+    assert wrong
+
+
+def test_a_hop_too_short_to_be_judged_is_refused():
+    with pytest.raises(ValueError, match="7 samples"):
+        assess(twelve_leads()[:7])
+
+
+@pytest.mark.parametrize("wrong", ["short", "read-only", "leads", "type"])
+def test_the_kernel_refuses_buffers_that_do_not_fit(wrong):
+    samples, state, leads = np.zeros((10, 12)), np.zeros((1, 2, 12)), 12
+    if wrong == "short":
+        samples = samples[:9]
+    elif wrong == "read-only":
+        state.flags.writeable = False
+    elif wrong == "leads":
+        leads = 17
+    elif wrong == "type":
+        state = state.tolist()
+    with pytest.raises((ValueError, TypeError, BufferError)):
+        kernel.library().filter_sections(np.zeros((1, 6)), samples, state, 1, 1, 10, leads)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edge.errors import PayloadError, TopicError
+from edge.signal import kernel
 from edge.signal.leads import STANDARD_LEADS
 from edge.signal.resample import SUPPORTED_RATES_HZ
 from edge.stream import topics, wire
@@ -147,3 +148,13 @@ def test_topics_are_built_only_from_identifiers():
     assert topics.alert_topic("bed-7", "MI") == "ecg/v1/bed-7/alert/mi"
     with pytest.raises(TopicError):
         topics.wave_topic("bed/../7")
+
+
+@given(chunk=chunks)
+def test_millivolts_in_c_and_in_numpy_agree_to_the_last_bit(chunk):
+    compiled = wire.to_millivolts(chunk)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "library", lambda: None)
+        reference = wire.to_millivolts(chunk)
+    for mine, theirs in zip(compiled, reference, strict=True):
+        np.testing.assert_array_equal(mine, theirs)

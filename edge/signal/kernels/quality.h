@@ -1,0 +1,159 @@
+/* The measurements that the verdict on a hop rests on; the meaning of each stands in edge/signal/lead_quality.py. */
+
+#ifndef ECG_EDGE_QUALITY_H
+#define ECG_EDGE_QUALITY_H
+
+#include "buffers.h"
+
+typedef struct { /* as packed by edge/signal/lead_quality.py */
+    double invalid_share, flat_mv, plateau_mv, plateau_far_mv, bottom_mv, top_mv, noise_mv, noise_factor, drift_mv,
+        range_mv, einthoven_mv, einthoven_share, plateau_samples;
+} Limits;
+
+enum { LEAD_OFF = 1, MISSING = 2, FLAT = 4, SATURATED = 8, NOISE = 16 };
+
+/* The value that would stand at this place if the values were in order (Hoare 1961); reorders them. */
+static double select_value(double *values, long long count, long long place)
+{
+    long long low = 0, high = count - 1;
+    while (low < high) {
+        const double pivot = values[low + (high - low) / 2];
+        long long i = low, j = high;
+        while (i <= j) {
+            while (values[i] < pivot) i++;
+            while (values[j] > pivot) j--;
+            if (i <= j) {
+                const double swapped = values[i];
+                values[i++] = values[j];
+                values[j--] = swapped;
+            }
+        }
+        if (place <= j) high = j;
+        else if (place >= i) low = i;
+        else break;
+    }
+    return values[place];
+}
+
+/* The upper median of one lead's samples from..to; `room` holds as many values. */
+static double median(const double *samples, long long from, long long to, long long leads, double *room)
+{
+    for (long long k = from; k < to; k++) room[k - from] = samples[k * leads];
+    return select_value(room, to - from, (to - from) / 2);
+}
+
+static double distance(double a, double b) { return a > b ? a - b : b - a; }
+
+/* Whether a lead stands still for so many samples, at least so far from a level. */
+static int has_plateau(const double *samples, long long count, long long leads, double level_mv, double far_mv,
+                       const Limits *limits)
+{
+    long long run = 0;
+    for (long long k = 1; k < count; k++) {
+        const double now = samples[k * leads], before = samples[(k - 1) * leads];
+        const int still = distance(now, before) <= limits->plateau_mv;
+        run = still && distance(now, level_mv) >= far_mv ? run + 1 : 0;
+        if (run >= (long long)limits->plateau_samples - 1) return 1;
+    }
+    return 0;
+}
+
+/* What is wrong with one lead whose samples are all valid. */
+static int32_t faults(const double *samples, long long count, long long leads, double low, double high, long long calm,
+                      const Limits *limits, double *room)
+{
+    const double range_mv = high - low;
+    const long long half = count / 2;
+    int saturated = low <= limits->bottom_mv || high >= limits->top_mv;
+    if (!saturated && range_mv >= limits->plateau_far_mv && has_plateau(samples, count, leads, 0.0, 0.0, limits)) {
+        const double median_mv = median(samples, 0, count, leads, room);
+        saturated = has_plateau(samples, count, leads, median_mv, limits->plateau_far_mv, limits);
+    }
+    int noisy = calm <= (count - 2) / 2 || range_mv > limits->range_mv;
+    if (!noisy && range_mv > limits->drift_mv)
+        noisy = distance(median(samples, 0, half, leads, room), median(samples, half, count, leads, room)) >
+                limits->drift_mv;
+    return (range_mv <= limits->flat_mv && !saturated ? FLAT : 0) | (saturated ? SATURATED : 0) | (noisy ? NOISE : 0);
+}
+
+/* Whether the limb leads whose samples are valid contradict each other; relations is (rows, leads). */
+static int contradicts(const double *relations, long long rows, const double *samples, long long count, long long leads,
+                       const uint8_t *judged, const double *low, const double *high, const Limits *limits)
+{
+    double missed_mv = 0.0, range_mv = 0.0;
+    for (long long row = 0; row < rows; row++) {
+        const double *weight = relations + row * leads;
+        int known = 1;
+        for (long long lead = 0; lead < leads; lead++) known &= weight[lead] == 0.0 || judged[lead];
+        for (long long k = 0; known && k < count; k++) {
+            double sum = 0.0;
+            for (long long lead = 0; lead < leads; lead++)
+                if (weight[lead] != 0.0) sum += weight[lead] * samples[k * leads + lead];
+            if (distance(sum, 0.0) > missed_mv) missed_mv = distance(sum, 0.0);
+        }
+    }
+    if (missed_mv <= limits->einthoven_mv) return 0;
+    for (long long lead = 0; lead < leads; lead++)
+        for (long long row = 0; row < rows; row++)
+            if (relations[row * leads + lead] != 0.0 && judged[lead] && high[lead] - low[lead] > range_mv)
+                range_mv = high[lead] - low[lead];
+    return missed_mv > limits->einthoven_mv + limits->einthoven_share * range_mv;
+}
+
+/* Per lead: the lowest and highest sample, how many are not finite, and how many second differences are small. */
+static void measure(const double *samples, long long count, long long leads, const Limits *limits, double *low,
+                    double *high, long long *lost, long long *calm)
+{
+    for (long long lead = 0; lead < leads; lead++) {
+        low[lead] = high[lead] = samples[lead];
+        lost[lead] = calm[lead] = 0;
+    }
+    for (long long k = 0; k < count; k++) {
+        const double *restrict x = samples + k * leads;
+        for (long long lead = 0; lead < leads; lead++) {
+            low[lead] = x[lead] < low[lead] ? x[lead] : low[lead];
+            high[lead] = x[lead] > high[lead] ? x[lead] : high[lead];
+            lost[lead] += !(x[lead] - x[lead] == 0.0);
+        }
+    }
+    for (long long k = 2; k < count; k++) {
+        const double *restrict x = samples + k * leads;
+        for (long long lead = 0; lead < leads; lead++) {
+            const double second = x[lead] - 2 * x[lead - leads] + x[lead - 2 * leads];
+            calm[lead] += distance(second, 0.0) * limits->noise_factor <= limits->noise_mv;
+        }
+    }
+}
+
+static int judge_hop(const double *samples, const uint8_t *invalid, const uint8_t *lead_off, const Limits *limits,
+                     const double *relations, int32_t *codes, double *shares, long long count, long long received,
+                     long long leads, long long rows, double *room)
+{
+    double low[MAX_LEADS], high[MAX_LEADS];
+    long long lost[MAX_LEADS], calm[MAX_LEADS], marked[MAX_LEADS] = {0};
+    uint8_t judged[MAX_LEADS];
+    int all_lost = 1, any_off = 0, wrong = 0;
+    measure(samples, count, leads, limits, low, high, lost, calm);
+    for (long long k = 0; k < received; k++)
+        for (long long lead = 0; lead < leads; lead++) marked[lead] += invalid[k * leads + lead] != 0;
+    for (long long lead = 0; lead < leads; lead++) {
+        const double share = received ? (double)marked[lead] / (double)received : 0.0;
+        const double unknown = 1.0 - (double)(count - lost[lead]) / (double)count;
+        shares[lead] = lost[lead] && unknown > share ? unknown : share;
+        const int is_lost = shares[lead] >= limits->invalid_share;
+        codes[lead] = is_lost || lead_off[lead] ? LEAD_OFF : 0;
+        judged[lead] = shares[lead] == 0.0 && codes[lead] == 0;
+        all_lost &= is_lost;
+        any_off |= lead_off[lead];
+    }
+    for (long long lead = 0; lead < leads; lead++) {
+        if (all_lost && !any_off) codes[lead] = MISSING;
+        if (judged[lead])
+            codes[lead] = faults(samples + lead, count, leads, low[lead], high[lead], calm[lead], limits, room);
+        wrong |= codes[lead] != 0 || shares[lead] != 0.0;
+    }
+    if (contradicts(relations, rows, samples, count, leads, judged, low, high, limits)) return 2;
+    return wrong;
+}
+
+#endif

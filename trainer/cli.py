@@ -19,6 +19,7 @@ COMMANDS = (
     "state_monitor_command",
     "evaluate_command",
     "stream_evaluate_command",
+    "card_command",
 )
 
 

@@ -1,0 +1,1 @@
+"""The model card of a bundle: Markdown and plots, made of figures that commands printed."""

@@ -1,0 +1,154 @@
+"""The model card: Markdown made of a bundle's manifest and of what the evaluation commands printed as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from edge.runtime.bundle import Bundle
+from edge.runtime.manifest import Manifest
+from trainer.card import text
+from trainer.card.markdown import image, markdown, plain_text, sentences, settings_text
+from trainer.card.sources import Sources, alert_tuning, tuned_figures
+from trainer.card.tables import figures_sheet, seed_sheets, state_sheet
+from trainer.stream_evaluation.plots import write_stream_plots
+from trainer.stream_evaluation.result import StreamEvaluation
+from trainer.stream_evaluation.sheets import sheets_of
+from trainer.streams.report import alert_sheets, write_trade_off
+
+CARD_NAME = "MODEL_CARD.md"
+PLOTS_NAME = "plots"
+FLOAT32_BYTES = 4
+PANELS = {
+    "warm": ["warm"],
+    "seconds": ["seconds"],
+    "alerts": ["delays", "false_alerts", "trade_off_detected", "trade_off_delay"],
+    "robustness": ["noise", "robustness"],
+    "groups": ["groups"],
+}
+"""Which plots stand below which table of a streaming evaluation."""
+
+
+def write_card(out: Path, sources: Sources) -> list[Path]:
+    """Write the card and its plots into a folder; return their paths, the card first."""
+    out.mkdir(parents=True, exist_ok=True)
+    manifest, plots = sources.manifest, _Plots(out)
+    noise = any(s.robustness for s in sources.own.streams)
+    sections = [
+        ("Use", text.USE),
+        ("Data", text.DATA + (text.NOISE if noise else "")),
+        ("Training", _training(manifest)),
+        ("Figures on whole records", _join(_whole_records(sources))),
+        ("Figures on streams", _join(_streams(sources, plots))),
+        ("Alert thresholds", _join(_alert_thresholds(manifest, plots))),
+        ("Carried state", "" if manifest.state_monitor is None else markdown(state_sheet(manifest.state_monitor))),
+        ("Seeds", _join(map(markdown, seed_sheets(sources)))),
+        ("Studies", _join(map(markdown, sources.tables))),
+        ("Known limits", text.LIMITS),
+    ]
+    written = [f"## {title}\n\n{body.strip()}\n" for title, body in sections if body.strip()]
+    card = out / CARD_NAME
+    card.write_text("\n".join([_head(sources.bundle), *written]), encoding="utf-8")
+    return [card, *plots.paths]
+
+
+class _Plots:
+    """Pictures beside the card."""
+
+    def __init__(self, out: Path) -> None:
+        self.paths: list[Path] = []
+        self._out = out
+
+    def of_streams(self, result: StreamEvaluation, number: int) -> dict[str, str]:
+        """Draw a streaming evaluation; return the Markdown of each picture by its name."""
+        folder = self._out / PLOTS_NAME / (f"streams-{number}" if number > 1 else "")
+        return {path.stem: self._shown(path) for path in write_stream_plots(folder, result, page=False)}
+
+    def of_alerts(self, manifest: Manifest) -> str:
+        """Draw what a budget of false alerts buys."""
+        tuning = alert_tuning(manifest)
+        return "" if tuning is None else self._shown(write_trade_off(self._out / PLOTS_NAME, tuning))
+
+    def _shown(self, path: Path) -> str:
+        self.paths.append(path)
+        return image(path, self._out)
+
+
+def _head(bundle: Bundle) -> str:
+    manifest = bundle.manifest
+    state_bytes = FLOAT32_BYTES * sum(prod(tensor.shape) for tensor in manifest.state)
+    low_hz, high_hz = manifest.signal.band_hz
+    facts = {
+        "kind": manifest.kind,
+        "classes": ", ".join(manifest.classes),
+        "leads": ", ".join(manifest.leads),
+        "signal": f"{manifest.signal.rate_hz} Hz, {low_hz:g}-{high_hz:g} Hz, causal",
+        "window and hop": f"{manifest.window_s:g} s, a score every {manifest.hop_s:g} s",
+        "parameters": f"{parameters(bundle):,}",
+        "carried state": f"{state_bytes / 1024:.1f} KiB per stream, float32",
+        "architecture": settings_text(manifest.model),
+        **{f"SHA-256 of {name}": f"`{digest}`" for name, digest in sorted(manifest.files.items())},
+    }
+    lines = [f"| {name} | {value} |" for name, value in facts.items() if value]
+    title = [f"# {manifest.name} {manifest.version}", "", f"**{manifest.notice}**", "", "| | |", "|:--|:--|"]
+    return "\n".join([*title, *lines, ""])
+
+
+def parameters(bundle: Bundle) -> int:
+    """Return how many numbers the weights are."""
+    with safe_open(bundle.weights_path, framework="numpy") as weights:
+        return sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+
+
+def _training(manifest: Manifest) -> str:
+    training = dict(manifest.training)
+    preset: Any = training.pop("preset", {})
+    command = training.pop("command", None)
+    lines = [f"```sh\n{command}\n```"] if command else []
+    facts = {name: plain_text(value) for name, value in training.items() if value not in (None, "", [], {})}
+    lines += ["\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items())]
+    recipe = preset.get("training", {}) if isinstance(preset, dict) else {}
+    lines += [f"The recipe: {settings_text(recipe)}."] if recipe else []
+    tuned = manifest.metrics.get("command")
+    lines += [f"Calibration and thresholds:\n\n```sh\n{tuned}\n```"] if tuned else []
+    return _join(lines)
+
+
+def _whole_records(sources: Sources) -> Iterable[str]:
+    metrics, tuned = sources.manifest.metrics, tuned_figures(sources.manifest)
+    for evaluated in sources.own.records or ([] if tuned is None else [tuned]):
+        yield markdown(figures_sheet(evaluated))
+    names = {"macro_f1": "macro-F1", "macro_auprc": "macro average precision", "ece": "calibration error"}
+    apart = {words: metrics.get(f"{name}_crossfit") for name, words in names.items()}
+    if all(isinstance(value, float) for value in apart.values()):
+        yield (
+            "With calibration and thresholds fitted on one half of the tuning records' patients and measured on the "
+            "other, both ways, the mean of several random halvings: "
+            + ", ".join(f"{words} {value:.4f}" for words, value in apart.items())
+            + "."
+        )
+
+
+def _streams(sources: Sources, plots: _Plots) -> Iterable[str]:
+    for number, result in enumerate(sources.own.streams, 1):
+        images = plots.of_streams(result, number)
+        yield f"`{result.command}`, {result.date}, {result.runtime}. {sentences(result.notes)}"
+        for part, sheet in sheets_of(result).items():
+            yield markdown(sheet)
+            yield from (images[name] for name in PANELS[part] if name in images)
+
+
+def _alert_thresholds(manifest: Manifest, plots: _Plots) -> Iterable[str]:
+    tuning = alert_tuning(manifest)
+    if tuning is not None:
+        yield from map(markdown, alert_sheets(tuning))
+        yield plots.of_alerts(manifest)
+        yield sentences(tuning.notes)
+
+
+def _join(parts: Iterable[str] | Sequence[str]) -> str:
+    return "\n\n".join(part for part in parts if part)

@@ -13,6 +13,7 @@ from edge import RESEARCH_USE_ONLY
 from edge.errors import BundleError
 from edge.runtime.bundle import Bundle, load_bundle, sha256_of, write_manifest
 from edge.runtime.manifest import (
+    GRAPHS,
     MANIFEST_NAME,
     ONNX_NAME,
     WEIGHTS_NAME,
@@ -22,6 +23,7 @@ from edge.runtime.manifest import (
     StateTensor,
 )
 from export.graph import recurrent_graph
+from export.precision import float16_graph
 from trainer.checkpoint import Checkpoint
 from trainer.model import ModelConfig, state_layout
 
@@ -46,6 +48,8 @@ def write_bundle(checkpoint: Checkpoint, out: Path, name: str, version: str) -> 
             new, old = Path(scratch, "new"), Path(scratch, "old")
             new.mkdir()
             (new / ONNX_NAME).write_bytes(graph.SerializeToString(deterministic=True))
+            halves = float16_graph(graph)
+            (new / GRAPHS["fp16"]).write_bytes(halves.SerializeToString(deterministic=True))
             (new / WEIGHTS_NAME).write_bytes(
                 save({k: v.contiguous() for k, v in checkpoint.model.state_dict().items()})
             )
@@ -85,7 +89,7 @@ def state_tensors(config: ModelConfig) -> list[StateTensor]:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    return {file: sha256_of(folder, file) for file in (ONNX_NAME, WEIGHTS_NAME)}
+    return {file: sha256_of(folder, file) for file in (*GRAPHS.values(), WEIGHTS_NAME)}
 
 
 def _replace(out: Path, new: Path, old: Path) -> None:

@@ -55,8 +55,10 @@ class ModelConfig(Section):
         description="Directory of the model bundle; by default the one that ships with ecg-edge.",
         examples=["/var/lib/ecg-edge/bundles/ecg-mamba"],
     )
-    runtime: Literal["auto", "onnxruntime"] = Field(
-        default="auto", title="Runtime", description="auto: the fastest that works here (see ecg-edge doctor)."
+    runtime: Literal["auto", "onnxruntime", "tensorrt"] = Field(
+        default="auto",
+        title="Runtime",
+        description="auto: the fastest on this CPU (see ecg-edge doctor); tensorrt: an NVIDIA GPU.",
     )
     threads: int = Field(default=1, title="Threads", description="Threads one inference may use.", ge=1, le=64)
     max_batch: int = Field(

@@ -28,7 +28,8 @@ from edge.daemon.transport import BrokerSettings, ConnectionState
 from edge.errors import ConfigError, EcgEdgeError
 from edge.runtime.base import Runtime
 from edge.runtime.bundle import Bundle, load_bundle
-from edge.runtime.select import available_runtimes, open_runtime
+from edge.runtime.select import available_runtimes, open_or_fall_back
+from edge.runtime.tensorrt.targets import NAME as TENSORRT
 
 Outcome = Literal["ok", "warn", "fail"]
 
@@ -91,7 +92,7 @@ def check_model(config: Config) -> list[Check]:
     """Check the bundle's files against their hashes, try every runtime on it and time the configured one."""
     try:
         bundle = load_bundle(config.model.bundle)
-        runtimes = check_runtimes(bundle)
+        runtimes = check_runtimes(bundle, config.model.runtime)
     except EcgEdgeError as error:
         return [Check("bundle", "fail", str(error), "install ecg-edge again, or correct model.bundle")]
     manifest = bundle.manifest
@@ -99,20 +100,28 @@ def check_model(config: Config) -> list[Check]:
     return [intact, *runtimes, check_speed(bundle, config)]
 
 
-def check_runtimes(bundle: Bundle) -> list[Check]:
-    """See which runtimes can open the bundle; one is enough."""
+def check_runtimes(bundle: Bundle, configured: str) -> list[Check]:
+    """See which runtimes can open the bundle; one is enough, and the GPU's matters only where it is asked for."""
     found = available_runtimes(bundle)
-    otherwise: Outcome = "warn" if any(problem is None for _, problem in found) else "fail"
-    return [
-        Check(f"runtime {name}", "ok" if problem is None else otherwise, problem or "opens the bundle")
-        for name, problem in found
-    ]
+    works = next((name for name, problem in found if problem is None), None)
+    return [_runtime_check(name, problem, configured, works) for name, problem in found]
+
+
+def _runtime_check(name: str, problem: str | None, configured: str, works: str | None) -> Check:
+    check = f"runtime {name}"
+    if problem is None:
+        return Check(check, "ok", "opens the bundle")
+    if works is None:
+        return Check(check, "fail", problem)
+    if name == TENSORRT != configured:
+        return Check(check, "ok", f"not asked for; {problem}")
+    return Check(check, "warn", problem, f"until then the daemon runs {works}")
 
 
 def check_speed(bundle: Bundle, config: Config) -> Check:
-    """Run hops of silence through the configured runtime: the score must be finite, and faster than real time."""
+    """Run hops of silence through what the daemon would run: the score must be finite, and faster than real time."""
     try:
-        runtime = open_runtime(bundle, config.model.runtime, config.model.threads)
+        runtime = open_or_fall_back(bundle, config.model.runtime, config.model.threads)
         hop_ms = _time_hop_ms(runtime)
     except EcgEdgeError as error:
         return Check("speed", "fail", str(error), "correct model.runtime in the configuration")

@@ -34,7 +34,7 @@ from edge.daemon.transport import ConnectionState, Message, Subscription, Will
 from edge.daemon.workers import Worker
 from edge.errors import StorageError, TransportError
 from edge.runtime.bundle import load_bundle
-from edge.runtime.select import open_runtime
+from edge.runtime.select import open_or_fall_back
 from edge.stream.topics import WAVE_FILTER, dead_topic, node_status_topic
 
 ALERTS_NAME = "alerts.sqlite"
@@ -56,7 +56,7 @@ class Node:
         self.metrics = Metrics()
         self._clock = clock or SystemClock()
         self._bundle = load_bundle(config.model.bundle)
-        self._runtime = open_runtime(self._bundle, config.model.runtime, config.model.threads)
+        self._runtime = open_or_fall_back(self._bundle, config.model.runtime, config.model.threads)
         self._policy = alert_policy(config.alerts, self._bundle.manifest)
         _make_state_dir(config.node.state_dir)
         self._alert_store = AlertStore(config.node.state_dir / ALERTS_NAME)

@@ -8,8 +8,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.errors import SignalError
 from edge.runtime.bundle import Bundle
-from edge.runtime.manifest import Calibration, StateTensor
+from edge.runtime.manifest import Calibration, Manifest, StateTensor
 
 Float32Array = NDArray[np.float32]
 State = dict[str, Float32Array]
@@ -48,6 +49,16 @@ class Runtime(Protocol):
 def initial_state(tensors: Sequence[StateTensor], batch: int) -> State:
     """Return the state of `batch` streams at their start: name → (batch, *shape)."""
     return {t.name: np.full((batch, *t.shape), t.init, dtype=np.float32) for t in tensors}
+
+
+def check_frames(manifest: Manifest, slots: int, frames: Float32Array) -> None:
+    """Raise SignalError unless frames (slots, samples, leads) are what `Runtime.step` takes."""
+    fits = frames.ndim == 3 and frames.shape[0] == slots and frames.shape[2] == len(manifest.leads)
+    if not fits or frames.shape[1] == 0 or frames.shape[1] % manifest.stride != 0:
+        raise SignalError(
+            f"frames have shape {frames.shape}; {slots} slots need ({slots}, samples, {len(manifest.leads)}) "
+            f"with samples a multiple of {manifest.stride}"
+        )
 
 
 def calibrated(calibration: Calibration, logits: Float32Array) -> NDArray[np.float64]:

@@ -15,6 +15,9 @@ MANIFEST_NAME = "manifest.json"
 ONNX_NAME = "model.onnx"
 WEIGHTS_NAME = "model.safetensors"
 
+GRAPHS = {"fp32": ONNX_NAME, "fp16": "model_fp16.onnx"}
+"""Precision of the projections → the file that holds the graph. A bundle needs only the first; TensorRT takes both."""
+
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Probability = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from edge.errors import BundleError, RuntimeUnavailableError, SignalError
-from edge.runtime.base import Float32Array, State
+from edge.errors import BundleError, RuntimeUnavailableError
+from edge.runtime.base import Float32Array, State, check_frames
 from edge.runtime.bundle import Bundle
-from edge.runtime.manifest import ONNX_NAME, Manifest
+from edge.runtime.manifest import ONNX_NAME
 from edge.runtime.slots import SlotStore
 
 NAME = "onnxruntime"
@@ -58,7 +58,7 @@ class OnnxRuntime:
         Raises SignalError for frames that do not fit and for slots that are not open or named twice.
         """
         manifest = self.bundle.manifest
-        _check_frames(manifest, len(slots), frames)
+        check_frames(manifest, len(slots), frames)
         if not slots:
             return np.empty((0, len(manifest.classes)), dtype=np.float32)
         feed = self._slots.gather(slots)
@@ -111,15 +111,6 @@ def _open_session(bundle: Bundle, threads: int) -> Any:
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
         reason = str(error).strip().splitlines()[0]
         raise BundleError(bundle.path, f"{ONNX_NAME} cannot be loaded by ONNX Runtime: {reason}") from None
-
-
-def _check_frames(manifest: Manifest, slots: int, frames: Float32Array) -> None:
-    fits = frames.ndim == 3 and frames.shape[0] == slots and frames.shape[2] == len(manifest.leads)
-    if not fits or frames.shape[1] == 0 or frames.shape[1] % manifest.stride != 0:
-        raise SignalError(
-            f"frames have shape {frames.shape}; {slots} slots need ({slots}, samples, {len(manifest.leads)}) "
-            f"with samples a multiple of {manifest.stride}"
-        )
 
 
 def _check_signature(bundle: Bundle, session: Any) -> None:

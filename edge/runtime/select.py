@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from edge.errors import EcgEdgeError, RuntimeUnavailableError
 from edge.runtime import onnx
 from edge.runtime.base import Runtime
 from edge.runtime.bundle import Bundle
+from edge.runtime.tensorrt.runtime import TensorRtRuntime
 
 AUTO = "auto"
 
-RUNTIMES: dict[str, Callable[[Bundle, int], Runtime]] = {onnx.NAME: onnx.OnnxRuntime}
+RUNTIMES: dict[str, Callable[[Bundle, int], Runtime]] = {
+    onnx.NAME: onnx.OnnxRuntime,
+    TensorRtRuntime.name: TensorRtRuntime,  # after what runs on a CPU: whoever wants the GPU says so
+}
 """Every runtime by name, the one to prefer first; each takes (bundle, threads) and raises RuntimeUnavailableError where
 it cannot work. A new runtime is a module beside `onnx` and a line here."""
 
 KINDS = (AUTO, *RUNTIMES)
+
+_log = logging.getLogger(__name__)
 
 
 def available_runtimes(bundle: Bundle) -> list[tuple[str, str | None]]:
@@ -39,9 +46,27 @@ def open_runtime(bundle: Bundle, kind: str = AUTO, threads: int = 1) -> Runtime:
     raise RuntimeUnavailableError(kind, "; ".join(reasons))
 
 
+def open_or_fall_back(bundle: Bundle, kind: str = AUTO, threads: int = 1) -> Runtime:
+    """Open a bundle in the named runtime or, where that cannot work, in the first that does, with one line in the log.
+
+    What a daemon does: a GPU that is gone is no reason to leave patients unwatched. Raises as `open_runtime` does, when
+    no runtime works or none has that name.
+    """
+    try:
+        return open_runtime(bundle, kind, threads)
+    except RuntimeUnavailableError as error:
+        if kind not in RUNTIMES:
+            raise
+        runtime = open_runtime(bundle, AUTO, threads)
+        _log.warning("%s; %s runs instead", error, runtime.name)
+        return runtime
+
+
 def _problem(name: str, bundle: Bundle) -> str | None:
     try:
         RUNTIMES[name](bundle, 1)
+    except RuntimeUnavailableError as error:
+        return error.why
     except EcgEdgeError as error:
         return str(error)
     return None

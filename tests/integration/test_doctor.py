@@ -117,11 +117,7 @@ def test_the_packages_of_a_device_are_all_there() -> None:
 
 def test_the_shipped_model_is_intact_and_runs() -> None:
     checks = {check.name: check for check in check_model(parse_config("", "test.toml", Path("/")))}
-    assert {name: check.outcome for name, check in checks.items()} == {
-        "bundle": "ok",
-        "runtime onnxruntime": "ok",
-        "speed": "ok",
-    }
+    assert {checks[name].outcome for name in ("bundle", "runtime onnxruntime", "speed")} == {"ok"}
     assert "ms for a hop" in checks["speed"].detail
 
 

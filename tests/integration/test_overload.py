@@ -57,13 +57,13 @@ class HeldRuntime:
 def held(monkeypatch: pytest.MonkeyPatch) -> list[HeldRuntime]:
     """The runtimes that nodes open; each stands still until its `go` is set."""
     opened: list[HeldRuntime] = []
-    open_runtime: Callable[..., Runtime] = node_module.open_runtime
+    open_runtime: Callable[..., Runtime] = node_module.open_or_fall_back
 
     def open_held(*arguments: Any) -> HeldRuntime:
         opened.append(HeldRuntime(open_runtime(*arguments)))
         return opened[-1]
 
-    monkeypatch.setattr(node_module, "open_runtime", open_held)
+    monkeypatch.setattr(node_module, "open_or_fall_back", open_held)
     return opened
 
 

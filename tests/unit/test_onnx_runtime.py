@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge.errors import BundleError, EcgEdgeError, RuntimeUnavailableError, SignalError
+from edge.runtime import select
 from edge.runtime.base import Runtime
 from edge.runtime.bundle import Bundle, load_bundle, sha256_of
 from edge.runtime.manifest import ONNX_NAME, StateTensor
@@ -191,13 +192,14 @@ def test_a_graph_and_a_manifest_that_disagree_are_refused_with_the_difference_na
 def test_a_runtime_is_chosen_by_name_or_by_what_works(bundle: Bundle) -> None:
     assert open_runtime(bundle).name == "onnxruntime"
     assert open_runtime(bundle, "onnxruntime", threads=2).bundle is bundle
-    assert available_runtimes(bundle) == [("onnxruntime", None)]
-    with pytest.raises(RuntimeUnavailableError, match="no such runtime; there are auto, onnxruntime"):
+    assert ("onnxruntime", None) in available_runtimes(bundle)
+    with pytest.raises(RuntimeUnavailableError, match=r"no such runtime; there are auto, .*onnxruntime"):
         open_runtime(bundle, "abacus")
 
 
 def test_a_missing_onnx_runtime_is_reported_with_what_to_do(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(select, "RUNTIMES", {"onnxruntime": OnnxRuntime})
     ((name, problem),) = available_runtimes(bundle)
     assert name == "onnxruntime"
     assert problem is not None

@@ -1,0 +1,122 @@
+"""TensorRT on an NVIDIA GPU: the states stay there from hop to hop, and a hop of a batch is one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from edge.errors import RuntimeUnavailableError, SignalError
+from edge.runtime.base import Float32Array, State, check_frames
+from edge.runtime.bundle import Bundle
+from edge.runtime.manifest import Manifest
+from edge.runtime.tensorrt.bucket import Bucket, Gpu
+from edge.runtime.tensorrt.cache import EngineCache
+from edge.runtime.tensorrt.device import CudaDevice
+from edge.runtime.tensorrt.engine import Engines, import_tensorrt
+from edge.runtime.tensorrt.graph import load_driver
+from edge.runtime.tensorrt.key import batch_profiles
+from edge.runtime.tensorrt.rows import RowMover
+from edge.runtime.tensorrt.slots import CudaSlots, StateRows
+from edge.runtime.tensorrt.targets import NAME, default_precision
+
+
+class TensorRtRuntime:
+    """Runs a bundle's engine on the GPU that is here; see `edge.runtime.base.Runtime` for the contract.
+
+    Raises RuntimeUnavailableError, in one line, when TensorRT, pycuda, the driver, a GPU or an engine that was built
+    for this model and this device (`ecg-export tensorrt`) is missing.
+    """
+
+    name = NAME
+
+    def __init__(self, bundle: Bundle, threads: int = 1, precision: str | None = None) -> None:
+        """`threads` is for the other runtimes; `precision` is "fp32" or "fp16", by default what suits the GPU."""
+        self.bundle = bundle
+        trt = import_tensorrt()
+        self._device = CudaDevice()
+        self.precision = default_precision(self._device.facts) if precision is None else precision
+        with self._device.current():
+            self._opened = Engines(trt, bundle, self._device.facts, self.precision, EngineCache()).load()
+            _check_tensors(trt, bundle.manifest, self._opened.engine)
+            rows = StateRows(bundle.manifest.state)
+            self._slots = CudaSlots(self._device, rows)
+            self._buckets = self._open_buckets(self._opened.engine, rows)
+
+    def open_slot(self) -> int:
+        """Reserve a slot in its initial state and return its number."""
+        with self._device.current():
+            return self._slots.open()
+
+    def close_slot(self, slot: int) -> None:
+        """Give a slot back."""
+        self._slots.close(slot)
+
+    def reset_slot(self, slot: int) -> None:
+        """Put a slot back into its initial state."""
+        with self._device.current():
+            self._slots.reset(slot)
+
+    def step(self, slots: Sequence[int], frames: Float32Array) -> Float32Array:
+        """Advance distinct slots by frames (slots, samples, leads); return logits (slots, classes).
+
+        Raises SignalError for frames that do not fit and for slots that are not open or named twice, and
+        RuntimeUnavailableError when the GPU fails.
+        """
+        manifest = self.bundle.manifest
+        check_frames(manifest, len(slots), frames)
+        self._slots.require(slots)
+        logits = np.empty((len(slots), len(manifest.classes)), dtype=np.float32)
+        with self._device.current():
+            for bucket, part in self._batches(len(slots), frames.shape[1]):
+                logits[part] = bucket.run(self._slots.address, slots[part], frames[part])
+        return logits
+
+    def save_slot(self, slot: int) -> State:
+        """Return a copy of a slot's state."""
+        with self._device.current():
+            return self._slots.save(slot)
+
+    def load_slot(self, slot: int, state: State) -> None:
+        """Put back a state that `save_slot` returned; raises SignalError when names or shapes differ."""
+        with self._device.current():
+            self._slots.load(slot, state)
+
+    def _open_buckets(self, engine: Any, rows: StateRows) -> list[Bucket]:
+        manifest = self.bundle.manifest
+        gpu = Gpu(self._device, load_driver(), engine, RowMover(self._device))
+        leads, classes = len(manifest.leads), len(manifest.classes)
+        profiles = batch_profiles(manifest)
+        return [Bucket(gpu, index, profile, rows, leads, classes) for index, profile in enumerate(profiles)]
+
+    def _batches(self, streams: int, samples: int) -> Iterator[tuple[Bucket, slice]]:
+        """Deal streams to buckets: the smallest that holds all of them, else the largest, again and again."""
+        usable = [bucket for bucket in self._buckets if samples <= bucket.profile.longest]
+        if streams and not usable:
+            longest = max(bucket.profile.longest for bucket in self._buckets)
+            raise SignalError(f"the engine takes chunks of up to {longest} samples, not {samples}")
+        start = 0
+        while start < streams:
+            left = streams - start
+            bucket = next((b for b in usable if b.profile.batch >= left), usable[-1])
+            yield bucket, slice(start, start + bucket.profile.batch)
+            start += bucket.profile.batch
+
+
+def _check_tensors(trt: ModuleType, manifest: Manifest, engine: Any) -> None:
+    """See that an engine has exactly the model's tensors; raises RuntimeUnavailableError."""
+    states = {tensor.name: list(tensor.shape) for tensor in manifest.state}
+    expected = {"x": [-1, len(manifest.leads)], "logits": [len(manifest.classes)], **states}
+    expected |= {f"{name}_out": shape for name, shape in states.items()}
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    wrong = [name for name in expected if name not in names] + [name for name in names if name not in expected]
+    wrong += [
+        name
+        for name in set(names) & set(expected)
+        if list(engine.get_tensor_shape(name))[1:] != expected[name] or engine.get_tensor_dtype(name) != trt.float32
+    ]
+    if wrong or engine.num_optimization_profiles != len(batch_profiles(manifest)):
+        detail = f"tensors {', '.join(sorted(set(wrong)))}" if wrong else "its optimisation profiles"
+        raise RuntimeUnavailableError(NAME, f"the engine does not fit the model: {detail}; build it again")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 from typing import TYPE_CHECKING
 
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, Client
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike  # a Protocol that paho defines for type checkers only
 
 
-def client_on(sock: socket.socket, settings: BrokerSettings, will: Will | None) -> Client:
+def client_on(sock: SocketLike, settings: BrokerSettings, will: Will | None) -> Client:
     """Return a client with manual acknowledgement that will speak on the socket; nothing is sent yet."""
     version_5 = settings.protocol == 5
     client = _SocketClient(

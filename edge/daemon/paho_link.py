@@ -11,8 +11,6 @@ import contextlib
 import functools
 import os
 import socket
-import ssl
-from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
@@ -24,7 +22,9 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from edge.daemon.dial import hang_up
 from edge.daemon.paho_client import LastFault, client_on, explain_loss, explain_refusal, send_connect
+from edge.daemon.socket_buffer import SocketBuffer
 from edge.daemon.transport import BrokerSettings, Message, Subscription, Will
+from edge.daemon.unsent import Unsent, packet_bytes
 from edge.errors import TransportError
 
 if TYPE_CHECKING:
@@ -34,11 +34,8 @@ CLOSE_TIMEOUT_S = 2.0
 HOUSEKEEPING_PERIOD_S = 1.0
 PACKETS_PER_TURN = 32
 """How many packets are read before other work of the loop gets its turn."""
-UNSENT_LIMIT_BYTES = 4 << 20
-"""How much QoS 0 may wait for a socket that does not take it."""
 UNANSWERED_LIMIT = 20
 """How many QoS 1 messages may wait for their PUBACK at once; brokers that allow fewer say so."""
-_PACKET_OVERHEAD_BYTES = 64  # headers and properties around topic and payload, generously
 
 
 class PahoLink:
@@ -56,7 +53,7 @@ class PahoLink:
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[TransportError] = self._loop.create_future()
         self._settings = settings
-        self._sock = sock
+        self._sock = SocketBuffer(sock)
         self._clean_start = clean_start
         self._on_message = on_message
         self._fault = LastFault()
@@ -64,10 +61,10 @@ class PahoLink:
         self._accepted: asyncio.Future[bool] = self._loop.create_future()
         self._answers: dict[int, asyncio.Future[list[ReasonCode]]] = {}
         self._unanswered = asyncio.Semaphore(UNANSWERED_LIMIT)
-        self._unsent_bytes: deque[int] = deque()
-        self._unsent_total_bytes = 0
+        self._unsent = Unsent()
         self._packet_limit_bytes = 1 << 28
         self._writing = False
+        self._write_due = False
         self._closing = False
         self._handled = 0
         self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
@@ -101,7 +98,7 @@ class PahoLink:
 
     async def publish(self, topic: str, payload: bytes, retain: bool) -> None:
         """Publish with QoS 1 and return at its PUBACK; raises TransportError when refused or the link ends first."""
-        if self._size(topic, payload) > self._packet_limit_bytes:
+        if packet_bytes(topic, payload) > self._packet_limit_bytes:
             raise TransportError(f"a message of {len(payload)} bytes on {topic} is larger than the broker takes")
         async with self._unanswered:
             info = self._client.publish(topic, payload, 1, retain)
@@ -111,13 +108,12 @@ class PahoLink:
 
     def send(self, topic: str, payload: bytes, retain: bool) -> bool:
         """Hand a QoS 0 message to paho; False when it can't be sent: too large, or too much waits already."""
-        size = self._size(topic, payload)
-        if self.ended.done() or size > self._packet_limit_bytes or self._unsent_total_bytes > UNSENT_LIMIT_BYTES:
+        size = packet_bytes(topic, payload)
+        if self.ended.done() or size > self._packet_limit_bytes or self._unsent.full:
             return False
         if self._client.publish(topic, payload, 0, retain).rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             return False
-        self._unsent_bytes.append(size)
-        self._unsent_total_bytes += size
+        self._unsent.add(size)
         return True
 
     def end(self, reason: TransportError) -> None:
@@ -158,11 +154,9 @@ class PahoLink:
 
     def _release(self) -> None:
         self.end(TransportError(f"the connection to {self._settings.address} was closed"))
-        client, descriptor = self._client, self._sock.fileno()
-        client.on_socket_close = client.on_socket_unregister_write = client.on_disconnect = None
-        if descriptor >= 0:
-            self._loop.remove_reader(descriptor)
-            self._loop.remove_writer(descriptor)
+        self._client.on_socket_close = self._client.on_disconnect = None
+        if self._sock.fileno() >= 0:
+            self._unwatch(self._client, None, self._sock)
             self._sock.close()
 
     async def _answer_to(self, result: MQTTErrorCode, number: int | None) -> list[ReasonCode]:
@@ -176,9 +170,6 @@ class PahoLink:
         finally:
             del self._answers[number]
 
-    def _size(self, topic: str, payload: bytes) -> int:
-        return len(payload) + 4 * len(topic) + _PACKET_OVERHEAD_BYTES
-
     # Called by the loop: the socket is ready, or time has passed.
 
     def _read(self) -> None:
@@ -189,24 +180,41 @@ class PahoLink:
                 before = self._handled
                 if self._client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS or self._closing:
                     return
-                if self._handled == before and not self._decrypted_bytes():
+                if self._handled == before and not self._sock.pending():
                     return
         except Exception as error:
             self.end(TransportError(f"{self._settings.address} sent what cannot be read: {error!r}"))
             return
-        if self._decrypted_bytes():  # the selector does not see what TLS has taken from the socket already
+        if self._sock.pending():
             self._loop.call_soon(self._read)
 
+    def _write_soon(self) -> None:
+        if not self._write_due:
+            self._write_due = True
+            self._loop.call_soon(self._write)
+
     def _write(self) -> None:
+        self._write_due = False
         if self.ended.done():
             return
         self._writing = True
         try:
-            self._client.loop_write()
+            if self._sock.flush():
+                self._client.loop_write()
+            self._watch_writing(not self._sock.flush() or self._client.want_write())
+        except OSError as error:
+            self._lose(str(error))
         except Exception as error:
             self.end(TransportError(f"writing to {self._settings.address} failed: {error!r}"))
         finally:
             self._writing = False
+
+    def _watch_writing(self, more: bool) -> None:
+        """Write again when the socket takes more, if there is more."""
+        if more and self._sock.fileno() >= 0:
+            self._loop.add_writer(self._sock, self._write)
+        elif self._sock.fileno() >= 0:
+            self._loop.remove_writer(self._sock)
 
     def _keep_house(self) -> None:
         try:
@@ -217,16 +225,11 @@ class PahoLink:
             self._call_later(HOUSEKEEPING_PERIOD_S, self._keep_house)
 
     def _give_up(self) -> None:
-        seconds = self._settings.connect_timeout_s
-        self.end(TransportError(f"{self._settings.address} does not answer in MQTT within {seconds:g} s"))
+        s = self._settings
+        self.end(TransportError(f"{s.address} does not answer in MQTT within {s.connect_timeout_s:g} s"))
 
     def _call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         self._timers[callback] = self._loop.call_later(delay_s, callback)
-
-    def _decrypted_bytes(self) -> int:
-        if isinstance(self._sock, ssl.SSLSocket) and self._sock.fileno() >= 0:
-            return self._sock.pending()
-        return 0
 
     # Called by paho, on the loop, some while it holds a lock that is not re-entrant: note what happened, no more.
 
@@ -240,15 +243,11 @@ class PahoLink:
         client.on_message = self._arrived
         client.on_socket_open = lambda _client, _data, sock: self._loop.add_reader(sock.fileno(), self._read)
         client.on_socket_close = self._unwatch
-        client.on_socket_register_write = lambda _client, _data, sock: self._loop.add_writer(sock.fileno(), self._write)
-        client.on_socket_unregister_write = self._unwatch_writing
+        client.on_socket_register_write = lambda _client, _data, _sock: self._write_soon()
         return client
 
     def _unwatch(self, _client: Client, _data: object, sock: SocketLike) -> None:
         self._loop.remove_reader(sock.fileno())
-        self._loop.remove_writer(sock.fileno())
-
-    def _unwatch_writing(self, _client: Client, _data: object, sock: SocketLike) -> None:
         self._loop.remove_writer(sock.fileno())
 
     def _connected(
@@ -271,8 +270,10 @@ class PahoLink:
         elif flags.is_disconnect_packet_from_server:
             self.end(TransportError(f"{self._settings.address} ended the connection: {code}"))
         else:
-            fault = self._fault.text or str(code)
-            self.end(TransportError(explain_loss(self._settings, self._accepted.done(), self._closing, fault)))
+            self._lose(self._fault.text or str(code))
+
+    def _lose(self, fault: str) -> None:
+        self.end(TransportError(explain_loss(self._settings, self._accepted.done(), self._closing, fault)))
 
     def _answered(self, number: int, codes: list[ReasonCode]) -> None:
         waiting = self._answers.get(number)
@@ -283,8 +284,8 @@ class PahoLink:
         self._handled += 1
         if not self._writing:
             self._answered(number, [code])
-        elif self._unsent_bytes:  # paho reports QoS 0 as published when written; its number may be one in `_answers`
-            self._unsent_total_bytes -= self._unsent_bytes.popleft()
+        else:  # paho reports QoS 0 as published when written; its number may be one in `_answers`
+            self._unsent.remove()
 
     def _arrived(self, _client: Client, _data: object, raw: MQTTMessage) -> None:
         self._handled += 1

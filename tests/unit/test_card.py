@@ -19,6 +19,7 @@ from trainer.ptbxl import CACHE_VARIABLE
 from trainer.report import Sheet, cell_text
 from trainer.stream_evaluation.measure import PARTS
 from trainer.stream_evaluation.result import read_evaluation
+from trainer.study import Outcome, Study, table_of
 
 CODES = ["NORM", "IMI", "NDT", "LAFB", "LVH"]
 
@@ -73,9 +74,9 @@ def test_a_card_holds_every_figure_and_small_plots(result_of, root, bundle_path,
     batch = tmp_path / "batch.json"
     batch.write_text(json.dumps(result_of("evaluate", "--data", root, "--bundle", bundle_path, "--bootstrap", 20)))
     study = tmp_path / "study.json"
-    rows = [["a | b", "0.91"], ["c", None]]
-    study.write_text(json.dumps({"title": "What each part gives", "command": "ecg-trainer study", "date": "2026-01-01",
-                                 "notes": "Three seeds.", "columns": ["variant", "AUC"], "rows": rows}))  # fmt: skip
+    outcomes = [Outcome("a | b", seed, 1234, 0.91 + 0.02 * seed, None, None) for seed in (0, 1)]
+    table = table_of(Study("What each part gives", "tiny"), outcomes, "ecg-trainer study recipe", "2026-01-01")
+    study.write_text(json.dumps(table))
     result = result_of(
         "card", "--bundle", bundle_path, "--evaluation", batch, "--evaluation", evaluation, "--table", study
     )
@@ -86,7 +87,8 @@ def test_a_card_holds_every_figure_and_small_plots(result_of, root, bundle_path,
     for words in (
         "Research use only", "Creative Commons Attribution 4.0", "Scientific Data 7:154", manifest.model_hash,
         f"{parameters(load_bundle(bundle_path)):,}", f"{streams.warm[-1].auc.macro:.4f}", streams.command,
-        f"{manifest.metrics['macro_f1_crossfit']:.4f}", "What each part gives", r"a \| b", "ecg-trainer study",
+        f"{manifest.metrics['macro_f1_crossfit']:.4f}", "What each part gives", r"a \| b",
+        "ecg-trainer study recipe", "0.9200 ± 0.0141",
         "Known limits", "What a budget of false alerts buys", manifest.metrics["command"],
     ):  # fmt: skip
         assert words in card, words

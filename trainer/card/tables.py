@@ -58,7 +58,7 @@ def seed_sheets(sources: Sources) -> list[Sheet]:
 def state_sheet(monitor: StateMonitor) -> Sheet:
     """Return what a device watches the carried state by."""
     return Sheet(
-        title="Carried state: root mean square of each tensor, and the limit that a device resets at",
+        title="Root mean square of each tensor, and the limit that a device resets at",
         columns=["tensor", "median", "99 %", "99.9 %", "largest", "limit"],
         rows=[[name, r.p50, r.p99, r.p99_9, r.max, r.limit] for name, r in monitor.tensors.items()],
         notes=f"Measured: {settings_text(monitor.measured)}." if monitor.measured else "",

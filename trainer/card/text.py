@@ -26,6 +26,13 @@ For research and for developing systems around ECG streams. It is **not a medica
 diagnosis or monitoring anywhere, and nothing here shows that acting on its alerts helps anybody.
 """
 
+ALERTS = """\
+A class is raised when its probability has been at or above *on* for the dwell time, and cleared when it has been below
+*off* for as long. The window holds the patient before until it has passed, so a good part of every delay is the
+window's length, whatever the threshold; what the threshold decides is how many changes are noticed at all. Another
+budget is tuned in seconds from what is kept: `ecg-trainer tune --budget N`.
+"""
+
 LIMITS = """\
 - Resting ECGs of 10 s from one data set are all it has seen, few of them of children. No arrhythmia detection, no
   ambulatory ECG, no other population, no other maker's recorder: none of that was trained on or measured.

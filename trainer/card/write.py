@@ -145,6 +145,7 @@ def _streams(sources: Sources, plots: _Plots) -> Iterable[str]:
 def _alert_thresholds(manifest: Manifest, plots: _Plots) -> Iterable[str]:
     tuning = alert_tuning(manifest)
     if tuning is not None:
+        yield text.ALERTS.strip()
         yield from map(markdown, alert_sheets(tuning))
         yield plots.of_alerts(manifest)
         yield sentences(tuning.notes)

@@ -23,7 +23,7 @@ def alert_sheets(tuning: AlertTuning) -> list[Sheet]:
     held = " and ".join(tuning.healthy_streams)
     return [
         Sheet(
-            title=f"Alert thresholds for a budget of {tuning.budget_per_hour:g} false alerts per stream-hour and class",
+            title=f"Alert thresholds for {budget_text(tuning.budget_per_hour)} per stream-hour and class",
             columns=["class", "on", "off", "dwell", *(f"{kind} per hour" for kind in HEALTHY_STREAMS), "detected",
                      "median", "95 %"],
             rows=[
@@ -86,6 +86,11 @@ def seconds_text(seconds: float | None) -> str | None:
 def ends_text(interval: Interval, digits: str) -> str:
     """Write an interval from end to end."""
     return f"{interval[0]:{digits}} to {interval[1]:{digits}}"
+
+
+def budget_text(per_hour: float) -> str:
+    """Write how many false alerts are allowed."""
+    return f"at most {per_hour:g} false alert{'' if per_hour == 1 else 's'}"
 
 
 def share_text(share: float | None) -> str | None:

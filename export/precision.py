@@ -79,11 +79,9 @@ PRECISIONS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
 
 
 def graph_bytes(bundle: Bundle, precision: str) -> bytes:
-    """Return the bundle's graph in a precision; the same bundle gives the same bytes."""
-    if precision == "fp32":
-        return bundle.onnx_path.read_bytes()
-    made: bytes = PRECISIONS[precision](onnx.load(bundle.onnx_path)).SerializeToString(deterministic=True)
-    return made
+    """Return the bundle's graph in a precision: its own where it has one, else one made of the float32 graph."""
+    name = GRAPHS.get(precision)
+    return (bundle.path / name).read_bytes() if name in bundle.manifest.files else _made(bundle, precision)
 
 
 def bundle_in_precision(bundle: Bundle, precision: str, folder: Path) -> Bundle:
@@ -101,10 +99,15 @@ def add_float16_graph(bundle: Bundle) -> Bundle:
     Raises BundleError when the bundle cannot be written.
     """
     try:
-        (bundle.path / GRAPHS["fp16"]).write_bytes(graph_bytes(bundle, "fp16"))
+        (bundle.path / GRAPHS["fp16"]).write_bytes(_made(bundle, "fp16"))
         return _with_hash(bundle, GRAPHS["fp16"])
     except OSError as error:
         raise BundleError(bundle.path, f"cannot be written: {error.strerror or error}") from None
+
+
+def _made(bundle: Bundle, precision: str) -> bytes:
+    made: bytes = PRECISIONS[precision](onnx.load(bundle.onnx_path)).SerializeToString(deterministic=True)
+    return made
 
 
 def _with_hash(bundle: Bundle, name: str) -> Bundle:

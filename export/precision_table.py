@@ -20,6 +20,7 @@ from trainer.checkpoint import model_from_bundle
 from trainer.predict import labels_of, stream_logits
 from trainer.progress import progress
 from trainer.ptbxl import PtbXl
+from trainer.report import Sheet
 
 Float32Array = NDArray[np.float32]
 
@@ -69,6 +70,19 @@ class LabelledRecords:
 
     data: PtbXl
     folds: list[int]
+
+
+def precision_sheet(table: PrecisionTable, command: str, date: str) -> Sheet:
+    """Lay the precisions out for a terminal or a model card."""
+    measured = f"{table.records} records of fold {', '.join(map(str, table.folds))}" if table.records else table.source
+    return Sheet(
+        title=f"Precision of the projections, in ONNX Runtime on the CPU, {table.bundle}",
+        columns=["precision", "bytes", "largest |Δlogit|", "macro-AUC", "change", "verdict"],
+        rows=[_cells(row) for row in table.precisions],
+        command=command,
+        date=date,
+        notes=f"On {measured}. The scan and the state are float32. May cost {table.largest_fall:g} macro-AUC.",
+    )
 
 
 def precision_table(
@@ -131,6 +145,14 @@ def _row(
             "passed": parity.passed and change >= -LARGEST_FALL,
         }
     )
+
+
+def _cells(row: PrecisionRow) -> list[str | float | int | None]:
+    verdict = {True: "pass", False: "refused", None: "undecided without records"}[row.passed]
+    difference = f"{max(row.max_difference, row.records_max_difference or 0.0):.1e}"
+    auc = None if row.macro_auc is None else f"{row.macro_auc:.4f}"
+    change = None if row.macro_auc_change is None else f"{row.macro_auc_change:+.4f}"
+    return [row.precision, row.graph_bytes, difference, auc, change, verdict]
 
 
 def _score(variant: Bundle, records: LabelledRecords, precision: str) -> _Scores:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import datetime
+import sys
 from dataclasses import asdict
 from pathlib import Path
+
+import msgspec
+from rich.console import Console
 
 from edge.cli.output import EXIT_FAILED, EXIT_OK, emit_json
 from edge.cli.parsing import Subparsers, add_command
 from edge.runtime.bundle import Bundle, load_bundle
 from edge.runtime.manifest import Manifest
 from export.precision import PRECISIONS
-from export.precision_table import LabelledRecords, PrecisionRow, PrecisionTable, precision_table
+from export.precision_table import LabelledRecords, precision_sheet, precision_table
 from export.signals import Float32Array, ptbxl_signals, synthetic_signals, wfdb_signals
 from export.verify import Parity, RuntimeParity, verify
 from trainer.folds import parse_folds
 from trainer.ptbxl import open_ptbxl
+from trainer.report import sheet_table
 
 ALL = "all"
 
@@ -33,7 +39,8 @@ def add_parser(subparsers: Subparsers) -> None:
         [
             "ecg-export verify bundles/mine",
             "ecg-export verify bundles/mine --data ptb-xl --json",
-            "ecg-export verify bundles/mine --precision all --data ptb-xl",
+            "ecg-export verify bundles/mine --precision all --data ptb-xl --json > precisions.json",
+            "ecg-trainer card --bundle bundles/mine --table precisions.json",
         ],
     )
     parser.add_argument("bundle", type=Path, nargs="?", metavar="BUNDLE", help="the bundle (default: the shipped one)")
@@ -70,10 +77,13 @@ def _run_precisions(args: argparse.Namespace, bundle: Bundle, signals: Float32Ar
     chosen = list(PRECISIONS) if args.precision == ALL else [args.precision]
     records = LabelledRecords(open_ptbxl(args.data), args.folds) if args.data else None
     table = precision_table(bundle, chosen, signals, source, records)
+    command = f"ecg-export verify BUNDLE --precision {args.precision}{' --data PTBXL_ROOT' if args.data else ''}"
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    sheet = precision_sheet(table, command, today)
     if args.json:
-        emit_json({**asdict(table), "passed": table.passed})
+        emit_json({**asdict(table), **msgspec.to_builtins(sheet), "passed": table.passed})
     else:
-        print(describe_precisions(table))
+        Console(file=sys.stdout).print(sheet_table(sheet))
     return EXIT_OK if table.passed else EXIT_FAILED
 
 
@@ -89,22 +99,6 @@ def describe(parity: Parity) -> str:
         f"{parity.streams} streams of {parity.stream_s:g} s hop by hop; allowed |Δlogit| {parity.tolerance:g}"
     )
     return "\n".join([head, f"{'runtime':<14}{'cold':>10}{'stream':>10}  states", *map(_row, parity.runtimes)])
-
-
-def describe_precisions(table: PrecisionTable) -> str:
-    """Return the precisions as a table for people."""
-    on = f", {table.records} records of fold {', '.join(map(str, table.folds))}" if table.records else ""
-    head = f"{table.bundle} ({table.model_hash[:12]}) on {table.source}{on}; may cost {table.largest_fall:g} macro-AUC"
-    columns = f"{'precision':<11}{'bytes':>10}{'|Δlogit|':>10}{'macro-AUC':>11}{'change':>10}"
-    return "\n".join([head, columns, *map(_precision_row, table.precisions)])
-
-
-def _precision_row(row: PrecisionRow) -> str:
-    verdict = {True: "pass", False: "REFUSED", None: "undecided without --data"}[row.passed]
-    auc = "" if row.macro_auc is None else f"{row.macro_auc:.4f}"
-    change = "" if row.macro_auc_change is None else f"{row.macro_auc_change:+.5f}"
-    difference = max(row.max_difference, row.records_max_difference or 0.0)
-    return f"{row.precision:<11}{row.graph_bytes:>10,}{difference:>10.1e}{auc:>11}{change:>10}  {verdict}"
 
 
 def _row(runtime: RuntimeParity) -> str:

@@ -3,8 +3,9 @@
     python tests/benchmarks/gpu_sweep.py [--bundle DIR] [--seconds 1] [--device cuda|cpu]
 
 Prints one JSON object. Needs PyTorch and the bundle's files, nothing else of this project; ONNX Runtime, mamba_ssm and
-TensorRT (with pycuda) are measured where they are. Times are the median of repeated hops, the GPU waited for after
-each; `streams` is how many streams in real time that is. `--device cpu` is for trying the script without a GPU.
+TensorRT (with pycuda, and engines that `ecg-export tensorrt` has built) are measured where they are. Times are the
+median of repeated hops, the GPU waited for after each; `streams` is how many streams in real time that is.
+`--device cpu` is for trying the script without a GPU.
 """
 
 from __future__ import annotations

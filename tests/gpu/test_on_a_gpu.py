@@ -17,6 +17,7 @@ from edge.runtime.tensorrt.graph import load_driver, record
 from edge.runtime.tensorrt.rows import RowMover
 from edge.runtime.tensorrt.runtime import TensorRtRuntime
 from edge.runtime.tensorrt.slots import INITIAL_SLOTS, CudaSlots, StateRows
+from export.cli import main
 from export.verify import TOLERANCES
 
 BATCH, COLUMNS, SLOTS = 16, 1000, 40
@@ -91,6 +92,7 @@ def test_tensorrt_equals_onnxruntime(
         pytest.skip("TensorRT is not installed here")
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     bundle = load_bundle()
+    assert main(["tensorrt", "--precision", precision]) == 0
     ours, theirs = TensorRtRuntime(bundle, precision=precision), OnnxRuntime(bundle)
     rng = np.random.default_rng(2)
     for streams in (1, 7, 40):

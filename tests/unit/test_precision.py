@@ -20,7 +20,7 @@ from edge.runtime.onnx import OnnxRuntime
 from edge.runtime.tensorrt.runtime import TensorRtRuntime
 from export.cli import main
 from export.graph import ExportError, recurrent_graph
-from export.precision import PRECISIONS, bundle_in_precision, float16_graph, graph_bytes
+from export.precision import PRECISIONS, add_float16_graph, bundle_in_precision, float16_graph, graph_bytes
 from export.precision_table import LARGEST_FALL, LabelledRecords, precision_table
 from export.signals import synthetic_signals
 from export.verify import TOLERANCES, verify
@@ -29,6 +29,7 @@ from tests.fake_gpu.plug_in import build_engine_here, plug_in
 from tests.random_models import CONFIGS, random_bundle, random_model
 from trainer.model import ModelConfig
 from trainer.ptbxl import open_ptbxl
+from trainer.report import Sheet
 
 
 @pytest.fixture(scope="module")
@@ -79,13 +80,16 @@ def test_a_weight_that_float16_cannot_hold_is_refused(value: float) -> None:
         float16_graph(recurrent_graph(model))
 
 
-def test_the_same_bundle_gives_the_same_bytes(bundle: Bundle) -> None:
-    assert graph_bytes(bundle, "fp16") == graph_bytes(bundle, "fp16")
-    assert graph_bytes(bundle, "fp32") == bundle.onnx_path.read_bytes()
+def test_the_same_bundle_gives_the_same_float16_graph_again(bundle: Bundle, tmp_path: Path) -> None:
+    other = random_bundle(tmp_path / "other")
+    assert (other.path / GRAPHS["fp16"]).read_bytes() == (bundle.path / GRAPHS["fp16"]).read_bytes()
+    assert add_float16_graph(other).manifest.files == bundle.manifest.files
 
 
-def test_a_bundle_ships_the_graph_that_verify_measures(bundle: Bundle) -> None:
-    assert (bundle.path / GRAPHS["fp16"]).read_bytes() == graph_bytes(bundle, "fp16")
+def test_what_is_measured_is_what_the_bundle_ships() -> None:
+    shipped = load_bundle()
+    for precision, name in GRAPHS.items():
+        assert graph_bytes(shipped, precision) == (shipped.path / name).read_bytes()
 
 
 def test_a_bundle_in_another_precision_runs_as_any_other(bundle: Bundle, tmp_path: Path) -> None:
@@ -139,17 +143,18 @@ def test_real_ecg_in_float16_keeps_its_logits_and_macro_auc(bundle: Bundle, ptbx
     assert table.passed
 
 
-def test_a_graph_that_moves_too_far_fails(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    def coarse(model: onnx.ModelProto) -> onnx.ModelProto:
-        cast = float16_graph(model)
-        for tensor in cast.graph.initializer:
-            if tensor.data_type == TensorProto.FLOAT16:
-                values = numpy_helper.to_array(tensor)
-                tensor.CopyFrom(numpy_helper.from_array(np.round(values, 1), tensor.name))
-        return cast
-
-    monkeypatch.setitem(PRECISIONS, "fp16", coarse)
-    table = precision_table(bundle, ["fp16"], synthetic_signals(bundle.manifest, 1, 10), "beats", None)
+def test_a_graph_that_moves_too_far_fails(tmp_path: Path) -> None:
+    bundle = random_bundle(tmp_path / "bundle")
+    path = bundle.path / GRAPHS["fp16"]
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT16:
+            tensor.CopyFrom(numpy_helper.from_array(np.round(numpy_helper.to_array(tensor), 1), tensor.name))
+    path.write_bytes(model.SerializeToString())
+    files = bundle.manifest.files | {path.name: sha256_of(bundle.path, path.name)}
+    write_manifest(bundle.path, msgspec.structs.replace(bundle.manifest, files=files))
+    coarse = load_bundle(bundle.path)
+    table = precision_table(coarse, ["fp16"], synthetic_signals(bundle.manifest, 1, 10), "beats", None)
     assert not table.passed
 
 
@@ -167,12 +172,18 @@ def test_verify_allows_a_float16_runtime_what_float16_costs_and_no_more(
     assert TOLERANCES["fp32"] < tensorrt.cold_max_difference <= tensorrt.tolerance == TOLERANCES["fp16"]
 
 
-def test_verify_prints_the_table_and_exits_by_it(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_prints_the_table_which_a_card_takes_and_exits_by_it(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["verify", str(bundle.path), "--seconds", "10", "--streams", "1", "--precision"]
     assert main([*arguments, "all", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert [row["precision"] for row in result["precisions"]] == ["fp32", "fp16", "int8"]
     assert (result["passed"], result["records"]) == (True, 0)
+    sheet = msgspec.convert(result, Sheet)
+    assert [row[0] for row in sheet.rows] == ["fp32", "fp16", "int8"]
+    assert {len(row) for row in sheet.rows} == {len(sheet.columns)}
+    assert sheet.command == "ecg-export verify BUNDLE --precision all"
     assert main([*arguments, "fp16"]) == 0
     out = capsys.readouterr().out
     assert "fp16" in out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -11,14 +12,18 @@ from pathlib import Path
 import pytest
 
 UNIT = Path(__file__).parents[2] / "systemd" / "ecg-edge.service"
+GPU = UNIT.with_name("gpu.conf")
 MOST_EXPOSURE = 1.5
 PR_SET_MDWE = 65  # prctl(2), Linux 6.3 and later: what MemoryDenyWriteExecute= does
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
 
-def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["systemd-analyze", "--no-pager", *arguments], capture_output=True, text=True, check=False)
+def analyze(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run systemd-analyze; with a path as if units and their settings were installed there."""
+    where = {} if path is None else {"SYSTEMD_UNIT_PATH": f"{path}:"}  # the colon: and where they are otherwise
+    command = ["systemd-analyze", "--no-pager", *arguments]
+    return subprocess.run(command, env=os.environ | where, capture_output=True, text=True, check=False)
 
 
 @needs_systemd
@@ -44,6 +49,18 @@ def test_a_fault_in_the_unit_would_be_found(tmp_path: Path) -> None:
     broken = tmp_path / UNIT.name
     broken.write_text(UNIT.read_text().replace("Type=notify", "Type=notifi"))
     assert "ecg-edge.service" in analyze("verify", "--man=false", str(broken)).stderr
+
+
+@needs_systemd
+def test_systemd_takes_the_unit_with_the_gpu_s_settings(tmp_path: Path) -> None:
+    (tmp_path / UNIT.name).write_text(UNIT.read_text().replace("/opt/ecg-edge/bin/ecg-edge", sys.executable))
+    settings = tmp_path / f"{UNIT.name}.d" / GPU.name
+    settings.parent.mkdir()
+    settings.write_text(GPU.read_text().replace("/opt/ecg-edge/bin/ecg-export", sys.executable))
+    verified = analyze("verify", "--man=false", str(tmp_path / UNIT.name), path=tmp_path)
+    assert (verified.returncode, [line for line in verified.stderr.splitlines() if "ecg-edge" in line]) == (0, [])
+    settings.write_text(GPU.read_text().replace("DevicePolicy=auto", "DevicePolicy=all"))
+    assert "device policy" in analyze("verify", "--man=false", str(tmp_path / UNIT.name), path=tmp_path).stderr
 
 
 def test_inference_libraries_work_without_writable_code() -> None:

@@ -13,7 +13,7 @@ on the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,8 +122,3 @@ def _switch_streams(
 
 def _turns(seconds: float) -> int:
     return max(1, round(seconds / RECORD_S))
-
-
-def played_s(plans: Sequence[Plan]) -> float:
-    """Return how long streams last together."""
-    return RECORD_S * sum(len(plan.rows) for plan in plans)

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.networks.config import NetworkConfig
+from trainer.networks.layers import benchmark_hidden, conv_norm, mean_and_max
+
 
 @dataclass(frozen=True)
-class ResnetConfig:
+class ResnetConfig(NetworkConfig):
     """The shape of a `resnet1d-wang`."""
 
-    n_leads: int = 12
-    n_classes: int = 5
     channels: int = 128
     stem_kernel: int = 7
     first_kernel: int = 5
@@ -38,18 +38,14 @@ class Resnet(nn.Module):
         super().__init__()
         self.config = config
         width = config.channels
-        self.stem = nn.Sequential(same_conv(config.n_leads, width, config.stem_kernel), nn.BatchNorm1d(width))
+        self.stem = conv_norm(config.n_leads, width, config.stem_kernel)
         self.blocks = nn.Sequential(*(ResidualBlock(config, stride) for stride in config.strides))
-        self.hidden = nn.Sequential(
-            nn.BatchNorm1d(2 * width), nn.Dropout(config.head_dropout / 2), nn.Linear(2 * width, config.d_hidden),
-            nn.ReLU(), nn.BatchNorm1d(config.d_hidden), nn.Dropout(config.head_dropout),
-        )  # fmt: skip
+        self.hidden = benchmark_hidden(2 * width, config.d_hidden, config.head_dropout)
         self.head = nn.Linear(config.d_hidden, config.n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.blocks(F.relu(self.stem(x.transpose(1, 2))))  # (B, M, L)
-        pooled = torch.cat([features.mean(2), features.amax(2)], 1)  # (B, 2M)
-        return self.head(self.hidden(pooled))  # type: ignore[no-any-return]
+        return self.head(self.hidden(mean_and_max(features)))  # type: ignore[no-any-return]
 
 
 class ResidualBlock(nn.Module):
@@ -58,15 +54,9 @@ class ResidualBlock(nn.Module):
     def __init__(self, config: ResnetConfig, stride: int) -> None:
         super().__init__()
         width = config.channels
-        self.first = nn.Sequential(same_conv(width, width, config.first_kernel, stride), nn.BatchNorm1d(width))
-        self.second = nn.Sequential(same_conv(width, width, config.second_kernel), nn.BatchNorm1d(width))
-        shorten = nn.Sequential(same_conv(width, width, 1, stride), nn.BatchNorm1d(width))
-        self.shortcut = shorten if stride > 1 else nn.Identity()
+        self.first = conv_norm(width, width, config.first_kernel, stride)
+        self.second = conv_norm(width, width, config.second_kernel)
+        self.shortcut = conv_norm(width, width, 1, stride) if stride > 1 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.second(F.relu(self.first(x))) + self.shortcut(x))
-
-
-def same_conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv1d:
-    """Return a convolution without bias whose output is as long as its input, but for the stride; odd kernels."""
-    return nn.Conv1d(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2, bias=False)

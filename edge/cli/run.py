@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from edge.cli.parsing import Subparsers
 
 RELOADABLE = ("alerts.", "streams.", "publish.", "node.log_")
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread may keep the interpreter from another one. With Python's 5 ms the model's thread, back from a batch
+of a few milliseconds, would wait as long again for the loop to let it on."""
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     """Run until a signal says stop; with --json say at the end what was done."""
     config = load_config(args.config)
     set_up_logging(config.node.log_level, config.node.log_format)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     result = asyncio.run(_serve(config, args.config))
     if args.json:
         emit_json(result)

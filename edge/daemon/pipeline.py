@@ -23,6 +23,7 @@ from edge.signal.quality import QualityReport
 from edge.stream.topics import score_topic
 
 Batch = Sequence[tuple[DeviceStream, WaitingHop]]
+ScoredBatch = Sequence[tuple[DeviceStream, WaitingHop, HopScore]]
 
 
 class Pipeline:
@@ -50,26 +51,37 @@ class Pipeline:
         return any(stream.waiting or stream.in_flight for stream in self._registry)
 
     async def run(self) -> None:
-        """Score until cancelled."""
+        """Score until cancelled. While the model works on one batch, the one before it is decided on and published."""
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while batch := self._registry.take_batch(self._max_batch):
-                await self._score(batch)
+            scored: ScoredBatch | None = None
+            while (batch := self._registry.take_batch(self._max_batch)) or scored:
+                scoring = asyncio.ensure_future(self._score(batch)) if batch else None
+                try:
+                    if scored is not None:
+                        await self._conclude_all(scored)
+                finally:
+                    scored = None if scoring is None else await scoring
 
-    async def _score(self, batch: Batch) -> None:
+    async def _score(self, batch: Batch) -> ScoredBatch:
         begun_s = self._clock.monotonic_s()
         try:
             scores = await self._model_thread.call(partial(_advance, self._runtime, batch))
-            self._metrics.inference_ms.observe((self._clock.monotonic_s() - begun_s) * 1000)
-            self._metrics.batch_size.observe(len(batch))
-            events = [
-                event for (stream, entry), score in zip(batch, scores, strict=True)
-                for event in await self._conclude(stream, entry, score)
-            ]  # fmt: skip
+        except BaseException:
+            self._registry.release(stream for stream, _ in batch)
+            raise
+        self._metrics.inference_ms.observe((self._clock.monotonic_s() - begun_s) * 1000)
+        self._metrics.batch_size.observe(len(batch))
+        return [(stream, entry, score) for (stream, entry), score in zip(batch, scores, strict=True)]
+
+    async def _conclude_all(self, scored: ScoredBatch) -> None:
+        """Decide on the scores of a batch, publish them, and store what becomes of alerts."""
+        try:
+            events = [event for hop in scored for event in await self._conclude(*hop)]
             await self._outgoing.alert(events)
         finally:
-            self._registry.release(stream for stream, _ in batch)
+            self._registry.release(stream for stream, _, _ in scored)
         self.batches += 1
 
     async def _conclude(self, stream: DeviceStream, entry: WaitingHop, score: HopScore) -> list[AlertEvent]:

@@ -108,7 +108,7 @@ class _Device:
         return self._machine.sm
 
     def retain_primary_context(self) -> Any:
-        return type("Context", (), {"push": staticmethod(self._machine.push)})
+        return type("Context", (), {"push": staticmethod(self._machine.push), "detach": staticmethod(lambda: None)})
 
 
 class _Module:

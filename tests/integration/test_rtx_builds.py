@@ -17,6 +17,19 @@ from edge.runtime.bundle import Bundle, load_bundle
 from edge.runtime.tensorrt.build import EngineBuildError, build_engine
 from edge.runtime.tensorrt.key import batch_profiles
 from export.precision import graph_bytes
+from tests.fake_gpu import tensorrt as fake
+
+STAND_INS: dict[str, type] = {
+    "INetworkDefinition": fake._Network,
+    "OnnxParser": fake._Parser,
+    "IOptimizationProfile": fake._Profile,
+    "IBuilderConfig": fake._Config,
+    "Builder": fake._Builder,
+    "Runtime": fake._Runtime,
+    "ICudaEngine": fake.Engine,
+    "IExecutionContext": fake.Context,
+}
+"""Class of the bindings → what unit tests have in its place."""
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +63,10 @@ def test_a_graph_that_does_not_compile_is_noticed(trt: ModuleType, bundle: Bundl
     first.CopyFrom(helper.make_node("Det", list(first.input), list(first.output)))
     with pytest.raises(EngineBuildError, match="Det"):
         build_engine(trt, model.SerializeToString(), batch_profiles(bundle.manifest), sm_name="SM86")
+
+
+@pytest.mark.parametrize("name", STAND_INS)
+def test_the_tests_stand_in_has_no_calls_that_the_real_bindings_lack(trt: ModuleType, name: str) -> None:
+    calls = {call for call in vars(STAND_INS[name]) if not call.startswith("_")}
+    assert calls
+    assert calls <= set(dir(getattr(trt, name)))

@@ -5,6 +5,7 @@ Imported lazily: without the package, the driver or a GPU, opening it says in on
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -47,6 +48,8 @@ class CudaDevice:
             self._context = device.retain_primary_context()
         except self.error as error:
             raise _gpu_failure(error) from None
+        # Left to itself pycuda gives a primary context back by the wrong call, and complains at the process's end.
+        weakref.finalize(self, self._context.detach)
         with self.current():
             self.stream = self._cuda.Stream()
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from edge.runtime.tensorrt.rows import PTX
+from tests import nvidia_tools
 
 ARCHITECTURES = ["sm_75", "sm_86", "sm_87", "sm_90", "sm_101"]
 """T4, a desktop GPU, Orin, a data-centre GPU, and Thor by the name it has in CUDA 12."""
@@ -16,10 +16,7 @@ ARCHITECTURES = ["sm_75", "sm_86", "sm_87", "sm_90", "sm_101"]
 
 @pytest.fixture(scope="module")
 def ptxas() -> Path:
-    package = importlib.util.find_spec("nvidia.cuda_nvcc") if importlib.util.find_spec("nvidia") else None
-    if package is None or package.submodule_search_locations is None:
-        pytest.skip("nvidia-cuda-nvcc-cu12 is not installed: whether the PTX assembles is not checked")
-    return Path(next(iter(package.submodule_search_locations)), "bin", "ptxas")
+    return nvidia_tools.ptxas()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

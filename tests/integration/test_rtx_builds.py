@@ -18,6 +18,7 @@ from edge.runtime.tensorrt.build import EngineBuildError, build_engine
 from edge.runtime.tensorrt.key import batch_profiles
 from export.precision import graph_bytes
 from tests.fake_gpu import tensorrt as fake
+from tests.nvidia_tools import tensorrt_rtx
 
 STAND_INS: dict[str, type] = {
     "INetworkDefinition": fake._Network,
@@ -34,9 +35,7 @@ STAND_INS: dict[str, type] = {
 
 @pytest.fixture(scope="module")
 def trt() -> ModuleType:
-    return pytest.importorskip(
-        "tensorrt_rtx", reason="tensorrt-rtx is not installed: whether the graphs compile for GPUs is not checked"
-    )
+    return tensorrt_rtx()
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,9 @@ CodeArray = NDArray[np.int32]
 MAD_TO_SIGMA = 1.4826
 """Median absolute deviation to standard deviation of a Gaussian (Rousseeuw & Croux 1993)."""
 
-SECOND_DIFFERENCE_GAIN = 6**0.5
-"""White noise of deviation s has a second difference of deviation s·√(1² + 2² + 1²)."""
-
-NOISE_FACTOR = MAD_TO_SIGMA / SECOND_DIFFERENCE_GAIN
+NOISE_TAPS = (0.5, -0.5, -0.5, 0.5)
+"""What is taken for noise: white noise keeps its deviation, a baseline goes, and so does what stands at half the rate,
+where 50 Hz hum ends up at 100 Hz, because the band-pass takes that away before the model sees it."""
 MIN_HOP_SAMPLES = 8
 
 
@@ -54,8 +53,8 @@ class QualityLimits:
     """Clipping: 60 ms without a change of 2 µV, at least 1 mV off the lead's median (0.02 % of the hops)."""
     rail_share: float = 0.005
     """Clipping where the full scale is known: a sample within this share of it from an end."""
-    noise_mv: float = 0.050
-    """High-frequency noise, as a robust standard deviation (0.4 % of the hops have such a lead)."""
+    noise_mv: float = 0.100
+    """High-frequency noise, as a robust standard deviation (0.06 % of the hops have such a lead)."""
     drift_mv: float = 1.0
     """Baseline: move of the median from the first to the second half (0.5 % of the hops have such a lead)."""
     range_mv: float = 10.0
@@ -94,7 +93,7 @@ class LeadJudge:
         self._none_off = np.zeros(len(leads), dtype=bool)
         self._packed = np.array(
             [limits.invalid_share, limits.flat_mv, limits.plateau_mv, limits.plateau_far_mv, bottom_mv, top_mv,
-             limits.noise_mv, NOISE_FACTOR, limits.drift_mv, limits.range_mv, limits.einthoven_mv,
+             limits.noise_mv, MAD_TO_SIGMA, limits.drift_mv, limits.range_mv, limits.einthoven_mv,
              limits.einthoven_share, self.plateau_samples]
         )  # fmt: skip
 
@@ -195,8 +194,9 @@ def _invalid_shares(traces_mv: FloatArray, invalid: BoolArray) -> FloatArray:
 
 def _noise_mv(traces_mv: FloatArray) -> FloatArray:
     """Return the robust deviation of each lead's high-frequency noise; waves of the heart hardly count in a median."""
-    second = np.abs(traces_mv[:, 2:] - 2 * traces_mv[:, 1:-1] + traces_mv[:, :-2])
-    return _median(second) * NOISE_FACTOR
+    past = (traces_mv[:, 3 - k : traces_mv.shape[1] - k] for k in range(4))
+    noise = sum(tap * trace for tap, trace in zip(NOISE_TAPS, past, strict=True))
+    return _median(np.abs(noise)) * MAD_TO_SIGMA
 
 
 def _median(values: FloatArray) -> FloatArray:

@@ -3,8 +3,8 @@
 Every hop is judged by itself, so the verdict does not depend on how samples were chunked or on what came before. A
 pause in all leads (asystole) looks like a flat line: the report says what the signal is, not what the heart does.
 
-The limits were set on PTB-XL folds 1-9 (19,601 records at 100 Hz, hops of 1 s). There 0.24 % of all hops are not good
-and 0.9 % of the records have such a hop; of the 77 % that PTB-XL marks free of noise and drift, 0.06 % and 0.3 %.
+The limits were set on PTB-XL folds 1-9 (19,601 records at 100 Hz, hops of 1 s). There 0.08 % of all hops are not good
+and 0.4 % of the records have such a hop; of the 77 % that PTB-XL marks free of noise and drift, 0.05 % and 0.2 %.
 """
 
 from __future__ import annotations

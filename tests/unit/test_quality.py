@@ -158,6 +158,14 @@ def test_muscle_noise_of_one_arm_spoils_the_hop():
     assert {"I", "II", "aVR"} <= leads_with(report, Issue.NOISE)
 
 
+@pytest.mark.parametrize("rate_hz", [100, 250, 500])
+def test_mains_hum_that_the_band_pass_takes_away_is_no_fault(rate_hz):
+    samples = twelve_leads(seconds=3.0, rate_hz=rate_hz)
+    hum = 0.2 * np.sin(2 * np.pi * 50 * np.arange(len(samples)) / rate_hz + 1.0)
+    samples[:, 6:] += hum[:, None]
+    assert assess(CausalResampler(rate_hz, RATE_HZ).process(samples)[-RATE_HZ:]).good
+
+
 def test_a_jumping_baseline_is_noise():
     samples = twelve_leads()
     samples[50:, 6:] += 2.0
@@ -230,7 +238,7 @@ def faulty(samples_mv, fault, at):
     if fault == "still":
         samples_mv[at % 80 : at % 80 + 8, column] = samples_mv[:, column].max() + 1.2
     elif fault == "noise":
-        samples_mv[:, column] += np.random.default_rng(at).normal(0, 0.05, len(samples_mv))
+        samples_mv[:, column] += np.random.default_rng(at).normal(0, 0.1, len(samples_mv))
     elif fault == "drift":
         samples_mv[at % 100 :, column] += 1.1
     elif fault == "scale":

@@ -6,7 +6,7 @@
 #include "buffers.h"
 
 typedef struct { /* as packed by edge/signal/lead_quality.py */
-    double invalid_share, flat_mv, plateau_mv, plateau_far_mv, bottom_mv, top_mv, noise_mv, noise_factor, drift_mv,
+    double invalid_share, flat_mv, plateau_mv, plateau_far_mv, bottom_mv, top_mv, noise_mv, mad_to_sigma, drift_mv,
         range_mv, einthoven_mv, einthoven_share, plateau_samples;
 } Limits;
 
@@ -69,7 +69,7 @@ static int32_t faults(const double *samples, long long count, long long leads, d
         const double median_mv = median(samples, 0, count, leads, room);
         saturated = has_plateau(samples, count, leads, median_mv, limits->plateau_far_mv, limits);
     }
-    int noisy = calm <= (count - 2) / 2 || range_mv > limits->range_mv;
+    int noisy = calm <= (count - 3) / 2 || range_mv > limits->range_mv;
     if (!noisy && range_mv > limits->drift_mv)
         noisy = distance(median(samples, 0, half, leads, room), median(samples, half, count, leads, room)) >
                 limits->drift_mv;
@@ -100,7 +100,7 @@ static int contradicts(const double *relations, long long rows, const double *sa
     return missed_mv > limits->einthoven_mv + limits->einthoven_share * range_mv;
 }
 
-/* Per lead: the lowest and highest sample, how many are not finite, and how many second differences are small. */
+/* Per lead: the lowest and highest sample, how many are not finite, and how much of the noise is small. */
 static void measure(const double *samples, long long count, long long leads, const Limits *limits, double *low,
                     double *high, long long *lost, long long *calm)
 {
@@ -116,11 +116,12 @@ static void measure(const double *samples, long long count, long long leads, con
             lost[lead] += !(x[lead] - x[lead] == 0.0);
         }
     }
-    for (long long k = 2; k < count; k++) {
+    for (long long k = 3; k < count; k++) {
         const double *restrict x = samples + k * leads;
         for (long long lead = 0; lead < leads; lead++) {
-            const double second = x[lead] - 2 * x[lead - leads] + x[lead - 2 * leads];
-            calm[lead] += distance(second, 0.0) * limits->noise_factor <= limits->noise_mv;
+            const double noise =
+                0.5 * x[lead] - 0.5 * x[lead - leads] - 0.5 * x[lead - 2 * leads] + 0.5 * x[lead - 3 * leads];
+            calm[lead] += distance(noise, 0.0) * limits->mad_to_sigma <= limits->noise_mv;
         }
     }
 }

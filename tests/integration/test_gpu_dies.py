@@ -55,7 +55,7 @@ async def test_the_daemon_ends_with_one_line_and_starts_again_on_the_cpu(
         for number, chunk in enumerate(chunks[:3], 1):
             devices.send("bed", [chunk])
             await eventually(lambda n=number: len(ward.scores("bed")) == n, 20, "a score of the GPU's")
-        assert runtimes_of_scores() == ["tensorrt"] * 3
+        assert runtimes_of_scores() == ["tensorrt-fp32"] * 3
 
         gpu.failure = "cuStreamSynchronize failed: unspecified launch failure"
         devices.send("bed", chunks[3:4])
@@ -72,5 +72,5 @@ async def test_the_daemon_ends_with_one_line_and_starts_again_on_the_cpu(
         await eventually(lambda: len(ward.scores("bed")) > 3, 20, "a score of the CPU's")
         node.stop()
         await task
-    assert "tensorrt" not in runtimes_of_scores()[3:]
+    assert "tensorrt-fp32" not in runtimes_of_scores()[3:]
     assert warning.endswith(f"; {runtimes_of_scores()[-1]} runs instead")

@@ -123,6 +123,13 @@ def test_each_target_has_its_usual_precision(
     assert json.loads(capsys.readouterr().out)["key"]["precision"] == precision
 
 
+def test_the_daemon_takes_what_was_built_and_of_two_engines_what_suits_the_gpu(gpu: Machine, bundle: Bundle) -> None:
+    for built, taken in (("fp16", "fp16"), ("fp32", "fp32")):
+        assert main(["tensorrt", str(bundle.path), "--precision", built]) == 0
+        assert TensorRtRuntime(bundle).precision == taken
+    assert TensorRtRuntime(bundle, precision="fp16").precision == "fp16"
+
+
 def test_a_device_that_is_not_the_target_is_told_so_and_nothing_is_built(
     gpu: Machine, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,16 +11,16 @@ import numpy as np
 from edge.errors import RuntimeUnavailableError, SignalError
 from edge.runtime.base import Float32Array, State, check_frames
 from edge.runtime.bundle import Bundle
-from edge.runtime.manifest import Manifest
+from edge.runtime.manifest import GRAPHS, Manifest
 from edge.runtime.tensorrt.bucket import Bucket, Gpu
 from edge.runtime.tensorrt.cache import EngineCache
 from edge.runtime.tensorrt.device import CudaDevice
-from edge.runtime.tensorrt.engine import Engines, import_tensorrt
+from edge.runtime.tensorrt.engine import Engines, OpenedEngine, import_tensorrt
 from edge.runtime.tensorrt.graph import load_driver
 from edge.runtime.tensorrt.key import batch_profiles
 from edge.runtime.tensorrt.rows import RowMover
 from edge.runtime.tensorrt.slots import CudaSlots, StateRows
-from edge.runtime.tensorrt.targets import NAME, default_precision
+from edge.runtime.tensorrt.targets import NAME, Device, default_precision
 
 
 class TensorRtRuntime:
@@ -33,13 +33,16 @@ class TensorRtRuntime:
     name = NAME
 
     def __init__(self, bundle: Bundle, threads: int = 1, precision: str | None = None) -> None:
-        """`threads` is for the other runtimes; `precision` is "fp32" or "fp16", by default what suits the GPU."""
+        """`threads` is for the other runtimes; `precision` is "fp32", "fp16" or None for what was built here.
+
+        Where both were, it is what suits the GPU.
+        """
         self.bundle = bundle
         trt = import_tensorrt()
         self._device = CudaDevice()
-        self.precision = default_precision(self._device.facts) if precision is None else precision
         with self._device.current():
-            self._opened = Engines(trt, bundle, self._device.facts, self.precision, EngineCache()).load()
+            self._opened, self.precision = _load_engine(trt, bundle, self._device.facts, precision)
+            self.name = f"{NAME}-{self.precision}"
             _check_tensors(trt, bundle.manifest, self._opened.engine)
             rows = StateRows(bundle.manifest.state)
             self._slots = CudaSlots(self._device, rows)
@@ -103,6 +106,18 @@ class TensorRtRuntime:
             bucket = next((b for b in usable if b.profile.batch >= left), usable[-1])
             yield bucket, slice(start, start + bucket.profile.batch)
             start += bucket.profile.batch
+
+
+def _load_engine(trt: ModuleType, bundle: Bundle, device: Device, precision: str | None) -> tuple[OpenedEngine, str]:
+    """Return an engine of the precision, or of the first that was built, and which that is."""
+    usual, cache = default_precision(device), EngineCache()
+    problems = []
+    for each in sorted(GRAPHS, key=lambda name: name != usual) if precision is None else [precision]:
+        try:
+            return Engines(trt, bundle, device, each, cache).load(), each
+        except RuntimeUnavailableError as error:
+            problems.append(error)
+    raise problems[0]
 
 
 def _check_tensors(trt: ModuleType, manifest: Manifest, engine: Any) -> None:

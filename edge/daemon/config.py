@@ -55,7 +55,7 @@ class ModelConfig(Section):
         description="Directory of the model bundle; by default the one that ships with ecg-edge.",
         examples=["/var/lib/ecg-edge/bundles/ecg-mamba"],
     )
-    runtime: Literal["auto", "onnxruntime", "tensorrt"] = Field(
+    runtime: Literal["auto", "native", "onnxruntime", "tensorrt"] = Field(
         default="auto",
         title="Runtime",
         description="auto: the fastest on this CPU (see ecg-edge doctor); tensorrt: an NVIDIA GPU.",

@@ -9,11 +9,14 @@ from edge.errors import EcgEdgeError, RuntimeUnavailableError
 from edge.runtime import onnx
 from edge.runtime.base import Runtime
 from edge.runtime.bundle import Bundle
+from edge.runtime.native import NativeRuntime
+from edge.runtime.native_build import NAME as NATIVE
 from edge.runtime.tensorrt.runtime import TensorRtRuntime
 
 AUTO = "auto"
 
 RUNTIMES: dict[str, Callable[[Bundle, int], Runtime]] = {
+    NATIVE: NativeRuntime,
     onnx.NAME: onnx.OnnxRuntime,
     TensorRtRuntime.name: TensorRtRuntime,  # after what runs on a CPU: whoever wants the GPU says so
 }

@@ -21,7 +21,7 @@ class SlotStore:
 
     def __init__(self, tensors: Sequence[StateTensor], capacity: int = INITIAL_SLOTS) -> None:
         self._start = initial_state(tensors, 1)
-        self._arrays = initial_state(tensors, capacity)
+        self._arrays = self._allocate(capacity)
         self._capacity = capacity
         self._free = list(range(capacity - 1, -1, -1))  # popped from the end: low numbers first
         self._open: set[int] = set()
@@ -40,18 +40,18 @@ class SlotStore:
 
     def close(self, slot: int) -> None:
         """Give a slot back."""
-        self._require([slot])
+        self.require([slot])
         self._open.remove(slot)
         self._free.append(slot)
 
     def reset(self, slot: int) -> None:
         """Put a slot back into its initial state."""
-        self._require([slot])
+        self.require([slot])
         self._clear(slot)
 
     def gather(self, slots: Sequence[int]) -> State:
         """Return copies of the rows of distinct slots: name → (slots, *shape)."""
-        self._require(slots)
+        self.require(slots)
         return {name: array[list(slots)] for name, array in self._arrays.items()}
 
     def scatter(self, slots: Sequence[int], rows: Mapping[str, Float32Array]) -> None:
@@ -65,7 +65,7 @@ class SlotStore:
 
     def load(self, slot: int, state: Mapping[str, Float32Array]) -> None:
         """Put back what `save` returned, whole or not at all."""
-        self._require([slot])
+        self.require([slot])
         if set(state) != set(self._arrays):
             raise SignalError(f"a saved state has tensors {sorted(state)}, this model carries {sorted(self._arrays)}")
         for name, row in state.items():
@@ -74,21 +74,26 @@ class SlotStore:
         for name, row in state.items():
             self._arrays[name][slot] = row
 
-    def _clear(self, slot: int) -> None:
-        for name, array in self._arrays.items():
-            array[slot] = self._start[name][0]
-
-    def _grow(self) -> None:
-        self._arrays = {
-            name: np.concatenate([array, np.repeat(self._start[name], self._capacity, axis=0)])
-            for name, array in self._arrays.items()
-        }
-        self._free = list(range(2 * self._capacity - 1, self._capacity - 1, -1))
-        self._capacity *= 2
-
-    def _require(self, slots: Sequence[int]) -> None:
+    def require(self, slots: Sequence[int]) -> None:
+        """Raise SignalError unless all slots are open and none is named twice."""
         closed = [slot for slot in slots if slot not in self._open]
         if closed:
             raise SignalError(f"slot {closed[0]} is not open")
         if len(set(slots)) != len(slots):
             raise SignalError(f"a slot is named twice in one step: {list(slots)}")
+
+    def _allocate(self, capacity: int) -> State:
+        """Return arrays with a row for every slot: name → (capacity, *shape)."""
+        return {name: np.repeat(row, capacity, axis=0) for name, row in self._start.items()}
+
+    def _clear(self, slot: int) -> None:
+        for name, array in self._arrays.items():
+            array[slot] = self._start[name][0]
+
+    def _grow(self) -> None:
+        before, first_new = self._arrays, self._capacity
+        self._capacity *= 2
+        self._arrays = self._allocate(self._capacity)
+        for name, array in before.items():
+            self._arrays[name][:first_new] = array
+        self._free = list(range(self._capacity - 1, first_new - 1, -1))

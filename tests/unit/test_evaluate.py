@@ -135,7 +135,7 @@ def test_evaluate_prints_one_json_object(result_of, root, bundle_path, mode):
     assert 0 <= result["macro_auc"] <= 1
     assert result["intervals"]["replicates"] == 20
     assert result["bundle"]["hash"] == read_manifest(bundle_path).model_hash
-    assert result["runtime"] == {"batch": "pytorch", "stream": "onnxruntime"}[mode]
+    assert result["runtime"] == {"batch": "pytorch", "stream": open_runtime(load_bundle(bundle_path)).name}[mode]
 
 
 def test_both_modes_give_the_same_figures(result_of, root, bundle_path):

@@ -1,0 +1,196 @@
+/* `Model`: built once, stepped without the interpreter lock. Every size is checked here, before the kernel is entered. */
+
+#include "python_side.h"
+
+#include "hop.h"
+
+#include <stdlib.h>
+
+#define MAX_SPARE 8 /* workspaces kept for the next step, one per thread that stepped at the same time */
+
+typedef struct {
+    PyObject_HEAD
+    hop_model model;
+    float *spare[MAX_SPARE];
+    int spares;
+} Model;
+
+/* Reads slot numbers of rows that exist. Returns NULL with an exception set, else to be freed with PyMem_Free. */
+static long *read_slots(PyObject *object, Py_ssize_t capacity, Py_ssize_t *count)
+{
+    PyObject *sequence = PySequence_Fast(object, "slots must be a sequence");
+    if (!sequence) return NULL;
+    *count = PySequence_Fast_GET_SIZE(sequence);
+    long *slots = PyMem_New(long, *count ? *count : 1);
+    if (!slots) PyErr_NoMemory();
+    for (Py_ssize_t i = 0; slots && i < *count; i++) {
+        slots[i] = PyLong_AsLong(PySequence_Fast_GET_ITEM(sequence, i));
+        if (slots[i] >= 0 && slots[i] < capacity) continue;
+        if (!PyErr_Occurred()) PyErr_Format(PyExc_IndexError, "slot %ld is none of %zd", slots[i], capacity);
+        PyMem_Free(slots);
+        slots = NULL;
+    }
+    Py_DECREF(sequence);
+    return slots;
+}
+
+/* The interpreter lock guards the spare workspaces. */
+static float *borrow_workspace(Model *self)
+{
+    return self->spares ? self->spare[--self->spares] : aligned_floats(self->model.scratch_floats);
+}
+
+static void return_workspace(Model *self, float *workspace)
+{
+    if (self->spares < MAX_SPARE) self->spare[self->spares++] = workspace;
+    else free(workspace);
+}
+
+/* Steps with buffers that are known to fit; returns 0 when memory ran out. */
+static int step_unlocked(Model *self, float *states, const long *slots, Py_ssize_t count, const float *frames,
+                         Py_ssize_t samples, float *logits)
+{
+    float *workspace = borrow_workspace(self);
+    if (!workspace) return 0;
+    Py_BEGIN_ALLOW_THREADS
+    hop_step(&self->model, workspace, states, slots, (long)count, frames, (long)samples, logits);
+    Py_END_ALLOW_THREADS
+    return_workspace(self, workspace);
+    return 1;
+}
+
+PyDoc_STRVAR(step_doc, "step(states, slots, frames, logits)\n--\n\n"
+                       "Advance the rows of states (capacity, state_floats) that slots name by frames (slots, samples, "
+                       "leads); put the scores into logits (slots, classes). Slots must be distinct.");
+
+static PyObject *model_step(PyObject *object, PyObject *args)
+{
+    Model *self = (Model *)object;
+    const hop_shape *s = &self->model.shape;
+    PyObject *states_object, *slots_object, *frames_object, *logits_object;
+    if (!PyArg_ParseTuple(args, "OOOO:step", &states_object, &slots_object, &frames_object, &logits_object))
+        return NULL;
+    Py_buffer states, frames, logits;
+    if (!float_buffer(states_object, "states", 1, 2, (Py_ssize_t[]){0, self->model.state_floats}, &states)) return NULL;
+    Py_ssize_t count = 0;
+    int done = 0;
+    long *slots = read_slots(slots_object, states.shape[0], &count);
+    if (!slots) goto release_states;
+    if (!float_buffer(frames_object, "frames", 0, 3, (Py_ssize_t[]){0, 0, s->leads}, &frames)) goto free_slots;
+    if (frames.shape[0] != count || frames.shape[1] < 1 || frames.shape[1] % s->stride) {
+        PyErr_Format(PyExc_ValueError, "frames must be (%zd, a multiple of %ld, %ld)", count, s->stride, s->leads);
+        goto release_frames;
+    }
+    if (!float_buffer(logits_object, "logits", 1, 2, (Py_ssize_t[]){0, s->classes}, &logits)) goto release_frames;
+    if (logits.shape[0] != count) PyErr_SetString(PyExc_ValueError, "logits must have a row for every slot");
+    else if (step_unlocked(self, states.buf, slots, count, frames.buf, frames.shape[1], logits.buf)) done = 1;
+    else PyErr_NoMemory();
+    PyBuffer_Release(&logits);
+release_frames:
+    PyBuffer_Release(&frames);
+free_slots:
+    PyMem_Free(slots);
+release_states:
+    PyBuffer_Release(&states);
+    return done ? Py_NewRef(Py_None) : NULL;
+}
+
+/* Reads the shape, a sequence of SHAPE_NUMBERS whole numbers in the order of hop_shape. */
+static int read_shape(PyObject *object, hop_shape *shape)
+{
+    long *numbers = (long *)shape;
+    PyObject *sequence = PySequence_Fast(object, "the shape must be a sequence");
+    int read = sequence && PySequence_Fast_GET_SIZE(sequence) == SHAPE_NUMBERS;
+    if (sequence && !read) PyErr_Format(PyExc_ValueError, "the shape must have %d numbers", SHAPE_NUMBERS);
+    for (int i = 0; read && i < SHAPE_NUMBERS; i++) {
+        numbers[i] = PyLong_AsLong(PySequence_Fast_GET_ITEM(sequence, i));
+        if (numbers[i] == -1 && PyErr_Occurred()) read = 0;
+    }
+    Py_XDECREF(sequence);
+    return read;
+}
+
+/* Builds from a list of float32 buffers; returns 0 with an exception set when one does not fit. */
+static int build(Model *self, const hop_shape *shape, PyObject *list)
+{
+    const Py_ssize_t count = PyList_GET_SIZE(list);
+    hop_weight *weights = PyMem_New(hop_weight, count ? count : 1);
+    Py_buffer *views = PyMem_New(Py_buffer, count ? count : 1);
+    Py_ssize_t held = 0;
+    const char *problem = weights && views ? NULL : "memory ran out";
+    for (; !problem && held < count; held++) {
+        if (PyObject_GetBuffer(PyList_GET_ITEM(list, held), &views[held], PyBUF_FORMAT | PyBUF_C_CONTIGUOUS) < 0) break;
+        if (views[held].itemsize != 4 || !views[held].format || strcmp(views[held].format, "f") != 0)
+            problem = "a weight is not float32";
+        weights[held] = (hop_weight){views[held].buf, (long)(views[held].len / 4)};
+    }
+    if (!problem && held == count) problem = hop_build(&self->model, shape, weights, (long)count);
+    if (problem) PyErr_SetString(PyExc_ValueError, problem);
+    while (held > 0) PyBuffer_Release(&views[--held]);
+    PyMem_Free(views);
+    PyMem_Free(weights);
+    return !PyErr_Occurred();
+}
+
+static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    PyObject *numbers, *list;
+    hop_shape shape;
+    if (keywords && PyDict_GET_SIZE(keywords)) {
+        PyErr_SetString(PyExc_TypeError, "Model takes no keywords");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "OO!:Model", &numbers, &PyList_Type, &list) || !read_shape(numbers, &shape)) return NULL;
+    Model *self = (Model *)type->tp_alloc(type, 0);
+    if (self && !build(self, &shape, list)) Py_CLEAR(self);
+    return (PyObject *)self;
+}
+
+static void model_dealloc(PyObject *object)
+{
+    Model *self = (Model *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    while (self->spares > 0) free(self->spare[--self->spares]);
+    hop_free(&self->model);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyObject *model_tensors(PyObject *object, void *unused)
+{
+    (void)unused;
+    const hop_model *model = &((Model *)object)->model;
+    PyObject *list = PyList_New(model->tensor_count);
+    for (long i = 0; list && i < model->tensor_count; i++) {
+        const hop_tensor *t = &model->tensors[i];
+        PyObject *entry = Py_BuildValue("(llll)", t->offset, t->rows, t->columns, t->stride);
+        if (entry) PyList_SET_ITEM(list, i, entry);
+        else Py_CLEAR(list);
+    }
+    return list;
+}
+
+static PyObject *model_state_floats(PyObject *object, void *unused)
+{
+    (void)unused;
+    return PyLong_FromLong(((Model *)object)->model.state_floats);
+}
+
+static PyMethodDef model_methods[] = {{"step", model_step, METH_VARARGS, step_doc}, {0}};
+
+static PyGetSetDef model_attributes[] = {
+    {"tensors", model_tensors, NULL, "where each carried tensor stands: (offset, rows, columns, stride)", NULL},
+    {"state_floats", model_state_floats, NULL, "floats of one stream's row of state", NULL},
+    {0},
+};
+
+static PyType_Slot model_slots[] = {
+    {Py_tp_doc, "Model(shape, weights)\n--\n\nA model; weights are float32 buffers in the order of hop_build."},
+    {Py_tp_new, model_new},
+    {Py_tp_dealloc, model_dealloc},
+    {Py_tp_methods, model_methods},
+    {Py_tp_getset, model_attributes},
+    {0, NULL},
+};
+
+PyType_Spec model_spec = {"edge.runtime.hop.Model", sizeof(Model), 0, Py_TPFLAGS_DEFAULT, model_slots};

@@ -14,14 +14,14 @@ from trainer.filters import synthetic_beats
 HEADER_NAMES = [name.replace("aV", "AV") for name in STANDARD_LEADS]
 """Lead names as PTB-XL's headers spell them."""
 
-STATEMENTS = """,description,diagnostic,form,rhythm,diagnostic_class
-NORM,normal ECG,1.0,,,NORM
-IMI,inferior myocardial infarction,1.0,,,MI
-NDT,non-diagnostic T abnormalities,1.0,1.0,,STTC
-LAFB,left anterior fascicular block,1.0,,,CD
-LVH,left ventricular hypertrophy,1.0,,,HYP
-SR,sinus rhythm,,,1.0,
-ABQRS,abnormal QRS,,1.0,,
+STATEMENTS = """,description,diagnostic,form,rhythm,diagnostic_class,diagnostic_subclass
+NORM,normal ECG,1.0,,,NORM,NORM
+IMI,inferior myocardial infarction,1.0,,,MI,IMI
+NDT,non-diagnostic T abnormalities,1.0,1.0,,STTC,STTC
+LAFB,left anterior fascicular block,1.0,,,CD,LAFB/LPFB
+LVH,left ventricular hypertrophy,1.0,,,HYP,LVH
+SR,sinus rhythm,,,1.0,,
+ABQRS,abnormal QRS,,1.0,,,
 """
 HEIGHT_OF = {"NORM": 1.0, "IMI": -1.0, "NDT": 0.3, "LAFB": 2.0, "LVH": 4.0, "SR": 1.0}
 """How high a code's synthetic beats are: something a model can learn."""

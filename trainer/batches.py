@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.augment import augment
 from trainer.preset import TrainingPreset
 
 Float32Array = NDArray[np.float32]
@@ -38,8 +39,11 @@ def batches(
     size = min(preset.batch_size, len(signals))
     for start in range(0, len(order) - size + 1, size):
         rows = order[start : start + size]
-        crops = augmented(random_crops(signals, rows, crop, rng), preset, std_mv, rng)
-        crops, aims = mixed(crops, targets[rows], preset.mixup, rng)
+        crops, aims = random_crops(signals, rows, crop, rng), targets[rows]
+        if preset.augment:
+            changed, aims = augment(crops * np.float32(std_mv), aims, preset.augment, rate_hz, rng)
+            crops = changed / np.float32(std_mv)
+        crops, aims = mixed(augmented(crops, preset, std_mv, rng), aims, preset.mixup, rng)
         before = None
         if rng.random() < preset.carried_share:
             others = rng.integers(0, len(signals), size)

@@ -12,6 +12,7 @@ PROG = "ecg-trainer"
 COMMANDS = (
     "download_command",
     "presets_command",
+    "pretrain_command",
     "train_command",
     "cross_validate_command",
     "study_command",

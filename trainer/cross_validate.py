@@ -69,7 +69,7 @@ def run_part(
     trainer.run(on_epoch=on_epoch)
     logits = trainer.kept_logits(held_out.signals)
     probabilities = expit(logits.astype(np.float64)).astype(np.float32)
-    soft = SoftLabels(data.ecg_ids[rows["held_out"]], probabilities)
+    soft = SoftLabels(data.ecg_ids[rows["held_out"]], probabilities, data.classes)
     return PartResult(part, macro_auc(held_out.labels, logits), soft)
 
 
@@ -78,4 +78,4 @@ def joined(results: Sequence[PartResult]) -> SoftLabels:
     ecg_ids = np.concatenate([result.soft_labels.ecg_ids for result in results])
     probabilities = np.concatenate([result.soft_labels.probabilities for result in results])
     order = np.argsort(ecg_ids)
-    return SoftLabels(ecg_ids[order], probabilities[order])
+    return SoftLabels(ecg_ids[order], probabilities[order], results[0].soft_labels.classes)

@@ -15,8 +15,8 @@ from edge.cli.parsing import add_command
 from trainer.cross_validate import PartResult, joined, parts_of, run_part
 from trainer.folds import folds_text, parse_folds
 from trainer.preset import load_preset
-from trainer.ptbxl import open_ptbxl
 from trainer.targets import SOFT_LABELS_NAME
+from trainer.tasks import open_task
 from trainer.train_command import origin, report, with_epochs
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """Train all parts and join what they say."""
     preset = with_epochs(load_preset(args.preset), args.epochs)
     parts = parts_of(args.folds, args.parts, choose_epoch=preset.training.keep == "best")
-    data = open_ptbxl(args.data)
+    data = open_task(args.data, preset.task)
     if args.fresh:
         shutil.rmtree(args.out, ignore_errors=True)
     facts = {"command": command_of(args), "limit": args.limit, **origin()}

@@ -14,7 +14,7 @@ from edge.signal.bandpass import CausalBandpass
 from edge.signal.frontend import FrontendSpec, process_records
 from trainer.filters import design_bandpass
 from trainer.preset import SignalPreset
-from trainer.ptbxl import RATE_HZ, PtbXl
+from trainer.ptbxl import CLASSES, RATE_HZ, PtbXl
 
 Float32Array = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -30,13 +30,15 @@ class Split:
     signals: Float32Array  # (records, samples, leads) filtered and normalised
     labels: Float32Array  # (records, classes)
     targets: Float32Array | None = None  # (records, outputs) what training aims at where that is not the labels
+    classes: tuple[str, ...] = CLASSES  # what the columns of the labels are
 
     def __len__(self) -> int:
         return len(self.signals)
 
     def chosen(self, rows: NDArray[np.bool_]) -> Split:
         """Return the split of some of its records."""
-        return Split(self.signals[rows], self.labels[rows], None if self.targets is None else self.targets[rows])
+        targets = None if self.targets is None else self.targets[rows]
+        return Split(self.signals[rows], self.labels[rows], targets, self.classes)
 
 
 def fit_signal(data: PtbXl, rows: Rows, preset: SignalPreset) -> SignalSpec:
@@ -71,7 +73,7 @@ def load_split(data: PtbXl, rows: Rows, spec: FrontendSpec, zero_phase: bool = F
         process = zero_phase_records if zero_phase else process_records
         signals[done : done + len(batch)] = process(spec, records_mv(data, batch))
         done += len(batch)
-    return Split(signals, data.labels[rows])
+    return Split(signals, data.labels[rows], classes=data.classes)
 
 
 def zero_phase_records(spec: FrontendSpec, samples_mv: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.batches import Batch
@@ -36,18 +38,40 @@ def carried_state(model: EcgMamba, batch: Batch) -> State:
     return state | after
 
 
-def loss_of(logits: Tensor, targets: Tensor, n_classes: int, recipe: TrainingPreset) -> Tensor:
+def loss_of(
+    logits: Tensor, targets: Tensor, n_classes: int, recipe: TrainingPreset, positive_weight: Tensor | None = None
+) -> Tensor:
     """Binary cross-entropy per class, or cross-entropy over classes where records have one label.
 
-    Outputs beyond the classes are SCP statements, whose binary cross-entropy counts by `statements_weight`.
+    Positives weigh as `positive_weight` (n_classes,) says, and what is already right less by `focal_gamma`. Outputs
+    beyond the classes are SCP statements, whose binary cross-entropy counts by `statements_weight`.
     """
     if recipe.loss == "cross_entropy":
         return F.cross_entropy(logits, targets.argmax(1))
-    loss = F.binary_cross_entropy_with_logits(logits[:, :n_classes], targets[:, :n_classes])
+    loss = binary_loss(logits[:, :n_classes], targets[:, :n_classes], recipe.focal_gamma, positive_weight)
     if recipe.statements_weight == 0:
         return loss
     statements = F.binary_cross_entropy_with_logits(logits[:, n_classes:], targets[:, n_classes:])
     return loss + recipe.statements_weight * statements
+
+
+def binary_loss(logits: Tensor, targets: Tensor, focal_gamma: float, positive_weight: Tensor | None) -> Tensor:
+    """Mean binary cross-entropy; with a gamma each term counts by how far it is from its target, to that power.
+
+    Lin et al. 2017, arXiv:1708.02002, equation 4, with the distance |target - probability| for targets between 0 and 1.
+    """
+    if focal_gamma == 0:
+        return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=positive_weight)
+    terms = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=positive_weight, reduction="none")
+    return ((targets - logits.sigmoid()).abs() ** focal_gamma * terms).mean()
+
+
+def positive_weights(labels: NDArray[np.float32], recipe: TrainingPreset) -> Tensor | None:
+    """Return negatives per positive of each class, labels (records, classes), where the recipe balances; 1 at least."""
+    if recipe.positive_weight == "none":
+        return None
+    positives = labels.sum(0)
+    return torch.from_numpy(np.maximum((len(labels) - positives) / np.maximum(positives, 1), 1).astype(np.float32))
 
 
 def learning_rate(step: int, steps: int, recipe: TrainingPreset) -> float:

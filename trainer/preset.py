@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from edge.errors import ConfigError
-from trainer.kinds import MAMBA, describe_config, model_config
+from trainer.augment import Augmentation
+from trainer.kinds import MAMBA, describe_config, model_config, with_outputs
+from trainer.tasks import TaskPreset
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -39,6 +42,10 @@ class TrainingPreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     loss: Literal["bce", "cross_entropy"] = "bce"
     """cross_entropy trains and reports on the records that have exactly one label."""
+    positive_weight: Literal["none", "balanced"] = "none"
+    """balanced: a class's positives weigh as much as its negatives, by the training records' numbers (bce only)."""
+    focal_gamma: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
+    """How much less what is already right counts (bce only; Lin et al. 2017, arXiv:1708.02002); 0: all counts alike."""
     soft_label_share: Share = 0.0
     """How much of the target is a teacher's probability (see `ecg-trainer cross-validate`); the rest is the label."""
     statements_weight: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
@@ -68,7 +75,27 @@ class TrainingPreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Chance of each lead to be silent in a crop."""
     mixup: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
     """Mix each crop with another, targets too, by shares drawn from Beta(mixup, mixup) (Zhang et al. 2018)."""
+    augment: tuple[Augmentation, ...] = ()
+    """Further changes, one after another, before those above: see `trainer.augment`."""
     patience_epochs: Annotated[int, msgspec.Meta(ge=1)] = 6
+
+
+class PretrainingPreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Masked cluster prediction in stages, for `ecg-trainer pretrain` (HuBERT: Hsu et al. 2021, arXiv:2106.07447)."""
+
+    clusters: Annotated[tuple[Annotated[int, msgspec.Meta(ge=2)], ...], msgspec.Meta(min_length=1)] = (100, 500)
+    """How many in each stage: those of the first are of the signal's own features, later ones of the stage before."""
+    epochs: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 10
+    """Of each stage."""
+    hidden_share: Share = 0.33
+    """How many frames of a crop the network has to guess."""
+    layer: Annotated[int, msgspec.Meta(ge=1)] = 4
+    """The layer whose features the later stages cluster."""
+    batch_size: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 32
+    learning_rate: Positive = 5e-4
+    weight_decay: Annotated[float, msgspec.Meta(ge=0.0)] = 1e-2
+    cluster_records: Annotated[int, msgspec.Meta(ge=1)] = 2000
+    """How many records the clusters are found on."""
 
 
 class Preset(msgspec.Struct, frozen=True):
@@ -80,22 +107,48 @@ class Preset(msgspec.Struct, frozen=True):
     """What `trainer.kinds` builds a model of this kind from."""
     signal: SignalPreset
     training: TrainingPreset
+    task: TaskPreset = TaskPreset()
+    pretraining: PretrainingPreset | None = None
 
     def describe(self) -> dict[str, Any]:
-        """Return it as plain values, for checkpoints and manifests."""
+        """Return it as plain values, for checkpoints and manifests; a table by its name, wherever it stands."""
+        task = msgspec.structs.replace(self.task, table=Path(self.task.table).name if self.task.table else "")
         return {
             "name": self.name,
             "kind": self.kind,
             "model": describe_config(self.model),
             "signal": msgspec.to_builtins(self.signal),
             "training": msgspec.to_builtins(self.training),
+            "task": msgspec.to_builtins(task),
         }
+
+    def for_classes(self, count: int) -> Preset:
+        """Return the same with as many outputs as there are classes."""
+        return msgspec.structs.replace(self, model=with_outputs(self.model, count))
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: dict[str, Any] = {}
     signal: SignalPreset = SignalPreset()
     training: TrainingPreset = TrainingPreset()
+    task: TaskPreset = TaskPreset()
+    pretraining: PretrainingPreset | None = None
+
+
+def same_recipe(described: dict[str, Any], preset: Preset) -> bool:
+    """Whether what `describe` once returned is this preset; settings that are newer than it stand at their defaults."""
+    try:
+        then = Preset(
+            described["name"],
+            described["kind"],
+            model_config(described["kind"], described["model"]),
+            msgspec.convert(described["signal"], SignalPreset),
+            msgspec.convert(described["training"], TrainingPreset),
+            msgspec.convert({"table": "", **described.get("task", {})}, TaskPreset),
+        )
+    except (KeyError, msgspec.ValidationError):
+        return False
+    return then.describe() == preset.describe()
 
 
 def preset_names() -> list[str]:
@@ -118,6 +171,21 @@ def load_preset(name_or_path: str) -> Preset:
         model = model_config(kind, read.model)
     except (msgspec.ValidationError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(str(path), (str(error),)) from None
-    if kind == MAMBA and read.training.precision != "float32":
-        raise ConfigError(str(path), ("[training] precision: the scan of a Mamba is computed in float32",))
-    return Preset(path.stem, kind, model, read.signal, read.training)
+    faults = tuple(_faults(kind, read))
+    if faults:
+        raise ConfigError(str(path), faults)
+    task = read.task
+    if task.table:
+        task = msgspec.structs.replace(task, table=str(path.parent / task.table))
+    return Preset(path.stem, kind, model, read.signal, read.training, task, read.pretraining)
+
+
+def _faults(kind: str, read: _File) -> Iterator[str]:
+    """What each table allows, but not together."""
+    recipe = read.training
+    if kind == MAMBA and recipe.precision != "float32":
+        yield "[training] precision: the scan of a Mamba is computed in float32"
+    if recipe.loss != "bce" and (recipe.focal_gamma > 0 or recipe.positive_weight != "none"):
+        yield '[training] focal_gamma and positive_weight belong to loss = "bce"'
+    if read.pretraining is not None and kind != "hubert-ecg":
+        yield f"[pretraining] is for kind hubert-ecg, not {kind}"

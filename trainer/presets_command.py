@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from edge.cli.output import EXIT_OK, emit_json
 from edge.cli.parsing import add_command
-from trainer.kinds import build_model
-from trainer.preset import load_preset, preset_names
+from trainer.kinds import MAMBA, build_model
+from trainer.preset import Preset, load_preset, preset_names
 
 if TYPE_CHECKING:
     from edge.cli.parsing import Subparsers
+
+COLUMNS = ("name", "parameters", "task", "kind")
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -29,15 +37,40 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the presets."""
-    described = {}
-    for preset in map(load_preset, args.preset or preset_names()):
-        parameters = sum(p.numel() for p in build_model(preset.kind, preset.model).parameters())
-        described[preset.name] = {"parameters": parameters, **preset.describe()}
+    described = [summary(preset) for preset in map(load_preset, args.preset or preset_names())]
     if args.json:
-        emit_json(described)
+        emit_json({"presets": described})
         return EXIT_OK
-    for name, settings in described.items():
-        print(f"{name}: {settings['parameters']:,} parameters")
-        for section in ("model", "signal", "training") if args.preset else ():
-            print(f"  [{section}]", *(f"  {key} = {value}" for key, value in settings[section].items()), sep="\n")
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in COLUMNS:
+        table.add_column(column, justify="right" if column == "parameters" else "left", no_wrap=True)
+    for settings in described:
+        table.add_row(*(f"{settings[name]:,}" if name == "parameters" else settings[name] for name in COLUMNS))
+    Console(file=sys.stdout).print(table)
+    for settings in described if args.preset else ():
+        for section in ("model", "signal", "training"):
+            print(f"[{section}]", *(f"  {key} = {value}" for key, value in settings[section].items()), sep="\n")
     return EXIT_OK
+
+
+def summary(preset: Preset) -> dict[str, Any]:
+    """Return a preset's name, number of trainable parameters, task and kind of bundle, and all that it decides."""
+    preset = preset.for_classes(preset.task.outputs)
+    with torch.device("meta"):  # shapes are all it takes
+        model = build_model(preset.kind, preset.model)
+    described = preset.describe()
+    return {
+        "name": preset.name,
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "task": task_name(described["task"]),
+        "kind": "recurrent" if preset.kind == MAMBA else "windowed",
+        "network": preset.kind,
+        **{section: described[section] for section in ("model", "signal", "training")},
+    }
+
+
+def task_name(task: dict[str, Any]) -> str:
+    """Say in a word or two what a model is asked."""
+    if task["labels"] == "scp":
+        return f"scp-top-{task['top']} at {task['min_likelihood']:g} %"
+    return str(task["table"] or task["labels"])

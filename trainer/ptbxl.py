@@ -40,11 +40,14 @@ class PtbXl:
     labelled: NDArray[np.bool_]  # (records,) at least one superclass
     statements: NDArray[np.float32]  # (records, statements), 0 or 1: every SCP statement, diagnostic or not
     statement_codes: tuple[str, ...]  # in the order of scp_statements.csv; PTB-XL has 71
+    likelihoods: NDArray[np.float32]  # (records, statements) in percent, 0 where it is not known, NaN: not stated
     folds: NDArray[np.int64]  # (records,)
     ecg_ids: NDArray[np.int64]
     patient_ids: NDArray[np.int64]
     ages: NDArray[np.float64]
     sexes: NDArray[np.int64]
+    classes: tuple[str, ...] = CLASSES
+    """What the columns of `labels` are; other tasks have others, see `trainer.tasks`."""
 
     def rows(self, folds: Sequence[int], labelled_only: bool = True) -> NDArray[np.int64]:
         """Return the indices of the records in these folds; those without a superclass are left out unless asked for.
@@ -66,15 +69,18 @@ def open_ptbxl(root: Path, cache_dir: Path | None = None) -> PtbXl:
     """
     table = read_table(root)
     signals = _cached_signals(root, table, cache_dir or default_cache_dir())
-    codes = [frozenset(ast.literal_eval(text)) for text in table["scp_codes"]]
+    stated: list[dict[str, float]] = [ast.literal_eval(text) for text in table["scp_codes"]]
+    codes = [frozenset(of_record) for of_record in stated]
     statements = read_statements(root)
     labels = superclass_labels(codes, statements)
+    likelihoods = likelihood_table(stated, tuple(statements))
     return PtbXl(
         signals_uv=signals,
         labels=labels,
         labelled=np.asarray(labels.any(axis=1)),
-        statements=statement_labels(codes, tuple(statements)),
+        statements=(~np.isnan(likelihoods)).astype(np.float32),
         statement_codes=tuple(statements),
+        likelihoods=likelihoods,
         folds=table["strat_fold"].to_numpy(np.int64),
         ecg_ids=table.index.to_numpy(np.int64),
         patient_ids=table["patient_id"].to_numpy(np.float64).astype(np.int64),
@@ -114,9 +120,9 @@ def superclass_labels(codes: Sequence[Set[str]], superclass_of: Mapping[str, str
     return labels
 
 
-def statement_labels(codes: Sequence[Set[str]], statements: Sequence[str]) -> NDArray[np.float32]:
-    """Return (records, statements): which SCP statements were made, at any likelihood."""
-    return np.array([[code in present for code in statements] for present in codes], dtype=np.float32)
+def likelihood_table(stated: Sequence[Mapping[str, float]], statements: Sequence[str]) -> NDArray[np.float32]:
+    """Return (records, statements): how likely each statement is in percent, NaN where it was not made."""
+    return np.array([[of_record.get(code, np.nan) for code in statements] for of_record in stated], dtype=np.float32)
 
 
 def default_cache_dir() -> Path:

@@ -19,9 +19,9 @@ from edge.cli.parsing import add_command
 from edge.errors import ConfigError
 from trainer.folds import parse_folds
 from trainer.preset import load_preset
-from trainer.ptbxl import open_ptbxl
 from trainer.study import Study, load_study, run_variant, table_of, variants_of
 from trainer.targets import load_soft_labels
+from trainer.tasks import open_task
 from trainer.train_command import origin, report
 
 if TYPE_CHECKING:
@@ -59,11 +59,13 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train what is missing and print the table of all that was asked for."""
     study = load_study(study_path(args.study))
-    presets = variants_of(study, load_preset(study.base), args.epochs)
+    base = load_preset(study.base)
+    presets = variants_of(study, base, args.epochs)
     unknown = set(args.only or ()) - set(presets)
     if unknown:
         raise ConfigError(args.study, (f"no variant {', '.join(sorted(unknown))}; there are {', '.join(presets)}",))
-    data, soft_labels = open_ptbxl(args.data), [load_soft_labels(path) for path in args.soft_labels]
+    data = open_task(args.data, base.task)
+    soft_labels = [load_soft_labels(path, data.classes) for path in args.soft_labels]
     facts = {"command": command_of(args), "limit": args.limit, **origin()}
     outcomes = []
     for name in args.only or presets:

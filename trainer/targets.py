@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ class SoftLabels:
 
     ecg_ids: NDArray[np.int64]  # (records,)
     probabilities: Float32Array  # (records, classes)
+    classes: tuple[str, ...] = CLASSES
 
     def of(self, ecg_ids: NDArray[np.int64]) -> Float32Array:
         """Return the probabilities (records, classes) of these records; raises RecordError when one has none."""
@@ -39,24 +40,23 @@ class SoftLabels:
     def save(self, path: Path) -> None:
         """Write them to a file, whole or not at all."""
         partial = path.with_name(f"{path.name}.partial")
-        save_file(
-            {"ecg_ids": self.ecg_ids, "probabilities": self.probabilities}, partial, {"classes": " ".join(CLASSES)}
-        )
+        classes = {"classes": " ".join(self.classes)}
+        save_file({"ecg_ids": self.ecg_ids, "probabilities": self.probabilities}, partial, classes)
         partial.replace(path)
 
 
-def load_soft_labels(path: Path) -> SoftLabels:
-    """Read what `SoftLabels.save` wrote; raises RecordError when it is something else."""
+def load_soft_labels(path: Path, classes: tuple[str, ...] = CLASSES) -> SoftLabels:
+    """Read what `SoftLabels.save` wrote of these classes; raises RecordError when it is something else."""
     try:
         with safe_open(path, framework="np") as stored:
-            classes = (stored.metadata() or {}).get("classes", "")
-            soft = SoftLabels(stored.get_tensor("ecg_ids"), stored.get_tensor("probabilities"))
+            named = tuple((stored.metadata() or {}).get("classes", "").split(" "))
+            soft = SoftLabels(stored.get_tensor("ecg_ids"), stored.get_tensor("probabilities"), named)
     except (OSError, SafetensorError) as error:
         raise RecordError(f"{path} holds no soft labels of `ecg-trainer cross-validate`: {error}") from None
-    shaped = soft.ecg_ids.ndim == 1 and soft.probabilities.shape == (len(soft.ecg_ids), len(CLASSES))
+    shaped = soft.ecg_ids.ndim == 1 and soft.probabilities.shape == (len(soft.ecg_ids), len(classes))
     are_probabilities = bool(((soft.probabilities >= 0) & (soft.probabilities <= 1)).all())
-    if classes != " ".join(CLASSES) or not shaped or not are_probabilities:
-        raise RecordError(f"{path} does not hold a probability per record and class {', '.join(CLASSES)}")
+    if " ".join(named) != " ".join(classes) or not shaped or not are_probabilities:
+        raise RecordError(f"{path} does not hold a probability per record and class {', '.join(classes)}")
     return soft
 
 
@@ -77,4 +77,4 @@ def with_targets(
         targets = (1 - share) * targets + share * taught
     if recipe.statements_weight > 0:
         targets = np.concatenate([targets, data.statements[rows]], axis=1)
-    return Split(split.signals, split.labels, targets)
+    return replace(split, targets=targets)

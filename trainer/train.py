@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -23,11 +23,18 @@ from trainer.batches import Batch, batches, batches_per_epoch, whole_frames
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.data import Split
 from trainer.kinds import build_model, narrowed, record_logits, with_outputs
-from trainer.objective import learning_rate, loss_of, only_single_label, parameter_groups, training_logits
+from trainer.objective import (
+    learning_rate,
+    loss_of,
+    only_single_label,
+    parameter_groups,
+    positive_weights,
+    training_logits,
+)
 from trainer.predict import BATCH_RECORDS
-from trainer.preset import Preset
+from trainer.preset import Preset, same_recipe
 from trainer.progress import progress
-from trainer.ptbxl import CLASSES
+from trainer.transfer import start_from
 
 LAST_NAME = "last.pt"
 BEST_NAME = "best"
@@ -43,6 +50,7 @@ class Epoch:
     macro_auc: float
     accuracy: float
     seconds: float
+    macro_auprc: float = float("nan")
 
 
 class RunMismatchError(EcgEdgeError):
@@ -57,16 +65,24 @@ class Trainer:
     """One training run in a folder. `run` continues a run that stands there."""
 
     def __init__(
-        self, preset: Preset, signal: SignalSpec, train: Split, tune: Split, out: Path, seed: int, facts: dict[str, Any]
-    ) -> None:
-        """facts: what the checkpoint should say of how it was made, beside what the run itself finds."""
-        self.preset, self.recipe, self.signal = preset, preset.training, signal
+        self, preset: Preset, signal: SignalSpec, train: Split, tune: Split, out: Path, seed: int,
+        facts: dict[str, Any], start: Path | None = None,
+    ) -> None:  # fmt: skip
+        """facts: what the checkpoint should say of how it was made, beside what the run itself finds.
+
+        start: what to begin with instead of fresh weights, see `trainer.transfer`. The task of the training records
+        decides how many outputs there are.
+        """
+        self.preset, self.recipe, self.signal = preset.for_classes(len(train.classes)), preset.training, signal
         self.train, self.tune = only_single_label(train, self.recipe), only_single_label(tune, self.recipe)
         self.out, self.facts = out, {**facts, "seed": seed}
         torch.manual_seed(seed)
         self.rng = np.random.default_rng(seed)
         self.targets = self.train.labels if self.train.targets is None else self.train.targets
+        self.positive_weight = positive_weights(self.train.labels, self.recipe)
         self.model = build_model(preset.kind, with_outputs(preset.model, self.targets.shape[1]))
+        if start is not None:
+            start_from(self.model, start)
         averaging = get_ema_multi_avg_fn(self.recipe.average_decay)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True)
         self.optimiser = torch.optim.AdamW(parameter_groups(self.model, self.recipe.weight_decay), fused=False)
@@ -109,8 +125,9 @@ class Trainer:
             epoch=len(self.history) + 1,
             loss=float(np.mean(losses)),
             macro_auc=macro_auc(self.tune.labels, logits),
-            accuracy=float((logits.argmax(1) == self.tune.labels.argmax(1)).mean()),
+            accuracy=accuracy(self.tune.labels, logits),
             seconds=time.monotonic() - start_s,
+            macro_auprc=macro_average_precision(self.tune.labels, logits),
         )
         self.history.append(epoch)
         if epoch is self.best:
@@ -123,7 +140,7 @@ class Trainer:
             group["lr"] = learning_rate(self.step, self.steps, self.recipe)
         with self._precision():
             logits = training_logits(self.model, batch)
-        loss = loss_of(logits.float(), batch.targets, len(CLASSES), self.recipe)
+        loss = loss_of(logits.float(), batch.targets, len(self.train.classes), self.recipe, self.positive_weight)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_limit)
@@ -157,8 +174,8 @@ class Trainer:
     def _keep_best(self) -> None:
         training = {**self.facts, "epochs": len(self.history), "tuning": self.history[-1].__dict__}
         save_checkpoint(
-            self.out / BEST_NAME, self.evaluated_model(), self.preset.describe(), self.signal, list(CLASSES),
-            list(STANDARD_LEADS), training, self.preset.kind,
+            self.out / BEST_NAME, self.evaluated_model(), self.preset.describe(), self.signal,
+            list(self.train.classes), list(STANDARD_LEADS), training, self.preset.kind,
         )  # fmt: skip
 
     def _save_last(self) -> None:
@@ -166,6 +183,7 @@ class Trainer:
             lines.write(json.dumps(self.history[-1].__dict__) + "\n")
         state = {
             "preset": json.dumps(self.preset.describe(), sort_keys=True),
+            "start": json.dumps(self.facts.get("init"), sort_keys=True),
             "records": len(self.train.signals),
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -185,8 +203,10 @@ class Trainer:
         if not path.is_file():
             return
         state = torch.load(path, weights_only=True)
-        if state["preset"] != json.dumps(self.preset.describe(), sort_keys=True):
+        if not same_recipe(json.loads(state["preset"]), self.preset):
             raise RunMismatchError(self.out, "another preset")
+        if state.get("start", "null") != json.dumps(self.facts.get("init"), sort_keys=True):
+            raise RunMismatchError(self.out, "another start (--init)")
         if state["records"] != len(self.train.signals):
             raise RunMismatchError(self.out, "other records")
         self.model.load_state_dict(state["model"])
@@ -200,5 +220,23 @@ class Trainer:
 
 def macro_auc(labels: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
     """Mean area under the ROC curve over the classes that have both kinds of records."""
+    return _mean_over_classes(roc_auc_score, labels, logits)
+
+
+def macro_average_precision(labels: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
+    """Mean average precision over the classes that have both kinds of records."""
+    return _mean_over_classes(average_precision_score, labels, logits)
+
+
+def accuracy(labels: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
+    """Share of records whose highest logit is a label of theirs first in order; of a single class, called at 0."""
+    if labels.shape[1] == 1:
+        return float(((logits > 0) == (labels > 0.5)).mean())
+    return float((logits.argmax(1) == labels.argmax(1)).mean())
+
+
+def _mean_over_classes(
+    score: Callable[..., float], labels: NDArray[np.float32], logits: NDArray[np.float32]
+) -> float:  # fmt: skip
     present = [k for k in range(labels.shape[1]) if 0 < labels[:, k].sum() < len(labels)]
-    return float(np.mean([roc_auc_score(labels[:, k], logits[:, k]) for k in present])) if present else float("nan")
+    return float(np.mean([score(labels[:, k], logits[:, k]) for k in present])) if present else float("nan")

@@ -21,10 +21,11 @@ from edge.cli.parsing import add_command
 from trainer.data import prepared
 from trainer.folds import folds_text, parse_folds
 from trainer.preset import Preset, load_preset
-from trainer.ptbxl import open_ptbxl
 from trainer.scan import implementation_name
 from trainer.targets import load_soft_labels, with_targets
+from trainer.tasks import open_task
 from trainer.train import BEST_NAME, Epoch, Trainer
+from trainer.transfer import facts_of_start
 
 if TYPE_CHECKING:
     from edge.cli.parsing import Subparsers
@@ -43,6 +44,7 @@ def add_parser(subparsers: Subparsers) -> None:
         [
             "ecg-trainer train --data ptb-xl --preset streaming --out runs/streaming",
             "ecg-trainer train --data ptb-xl --preset tiny --limit 200 --out /tmp/try",
+            "ecg-trainer train --data ptb-xl --preset mine.toml --init runs/superclass/best --out runs/mine",
         ],
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a PTB-XL root")
@@ -53,6 +55,11 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--soft-labels", type=Path, nargs="+", default=[], metavar="FILE",
         help="probabilities of other models to learn from (see cross-validate), for presets with soft_label_share",
+    )  # fmt: skip
+    parser.add_argument(
+        "--init", type=Path, metavar="PATH",
+        help="start from what was learned elsewhere, with a new head: a checkpoint folder such as RUN/best, of this "
+        "or another task or of `pretrain`; for hubert-ecg also a public .safetensors file",
     )  # fmt: skip
     parser.add_argument("--epochs", type=int, metavar="N", help="train this long instead of what the preset says")
     parser.add_argument("--limit", type=int, metavar="N", help="use the first N records of each split only")
@@ -80,13 +87,13 @@ def run(args: argparse.Namespace) -> int:
 
 def prepare(preset: Preset, args: argparse.Namespace) -> Trainer:
     """Load both splits and build the run."""
-    data = open_ptbxl(args.data)
+    data = open_task(args.data, preset.task)
     train_rows, tune_rows = data.rows(args.folds)[: args.limit], data.rows(args.tune_folds)[: args.limit]
     say("filtering the records as they will be served")
     signal, train, (tune,) = prepared(data, train_rows, [tune_rows], preset.signal)
-    soft_labels = [load_soft_labels(path) for path in args.soft_labels]
+    soft_labels = [load_soft_labels(path, data.classes) for path in args.soft_labels]
     train = with_targets(train, data, train_rows, preset.training, soft_labels)
-    return Trainer(preset, signal, train, tune, args.out, args.seed, facts_of(args))
+    return Trainer(preset, signal, train, tune, args.out, args.seed, facts_of(args), args.init)
 
 
 def facts_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -96,6 +103,7 @@ def facts_of(args: argparse.Namespace) -> dict[str, Any]:
         "folds": args.folds,
         "tune_folds": args.tune_folds,
         "limit": args.limit,
+        "init": None if args.init is None else facts_of_start(args.init),
         "soft_labels": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in args.soft_labels},
         **origin(),
     }
@@ -118,6 +126,8 @@ def command_of(args: argparse.Namespace) -> str:
     words += ["--folds", folds_text(args.folds), "--tune-folds", folds_text(args.tune_folds), "--seed", str(args.seed)]
     if args.soft_labels:
         words += ["--soft-labels", *(path.name for path in args.soft_labels)]
+    if args.init:
+        words += ["--init", args.init.name]
     for name in ("epochs", "limit"):
         if getattr(args, name) is not None:
             words += [f"--{name}", str(getattr(args, name))]
@@ -126,8 +136,8 @@ def command_of(args: argparse.Namespace) -> str:
 
 def report(epoch: Epoch) -> None:
     """Say how an epoch went."""
-    say(f"epoch {epoch.epoch}: loss {epoch.loss:.4f}, macro-AUC {epoch.macro_auc:.4f}, accuracy {epoch.accuracy:.4f}, "
-        f"{epoch.seconds:.0f} s")  # fmt: skip
+    say(f"epoch {epoch.epoch}: loss {epoch.loss:.4f}, macro-AUC {epoch.macro_auc:.4f}, "
+        f"macro-AP {epoch.macro_auprc:.4f}, accuracy {epoch.accuracy:.4f}, {epoch.seconds:.0f} s")  # fmt: skip
 
 
 def with_epochs(preset: Preset, epochs: int | None) -> Preset:

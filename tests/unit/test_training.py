@@ -21,7 +21,7 @@ from trainer.kinds import build_model, narrowed, record_logits, with_outputs
 from trainer.model import EcgMamba
 from trainer.networks.resnet import ResnetConfig
 from trainer.objective import carried_state, learning_rate, loss_of, only_single_label
-from trainer.preset import SignalPreset, TrainingPreset, load_preset, preset_names
+from trainer.preset import SignalPreset, TrainingPreset, load_preset
 from trainer.ptbxl import CLASSES, open_ptbxl
 from trainer.train import (
     BEST_NAME,
@@ -373,14 +373,6 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
         load_checkpoint(tmp_path)
 
 
-def test_every_preset_that_ships_builds_its_model():
-    assert {"ecg-mamba-seed", "resnet1d-wang", "streaming", "tiny"} <= set(preset_names())
-    for name in preset_names():
-        preset = load_preset(name)
-        logits = record_logits(build_model(preset.kind, preset.model).eval(), noise(2, 1000, 12), 250)
-        assert logits.shape == (2, 5)
-
-
 def test_the_seed_preset_has_the_published_number_of_parameters():
     assert sum(p.numel() for p in EcgMamba(load_preset("ecg-mamba-seed").model).parameters()) == 66_565
 
@@ -423,9 +415,10 @@ def test_the_command_trains_and_prints_its_result(root, tmp_path, monkeypatch, c
 
 def test_a_preset_is_shown_with_its_size(capsys):
     assert main(["presets", "ecg-mamba-seed", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["ecg-mamba-seed"]["parameters"] == 66_565
+    (described,) = json.loads(capsys.readouterr().out)["presets"]
+    assert described["parameters"] == 66_565
     assert main(["presets"]) == 0
-    assert "streaming: 283,397 parameters" in capsys.readouterr().out
+    assert "283,397" in capsys.readouterr().out
 
 
 # More outputs than classes, other kinds of models

@@ -12,15 +12,17 @@ Dimension letters: B batch · T samples · F frames · M d_model · K clusters �
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from edge.errors import EcgEdgeError
+from edge.errors import EcgEdgeError, MissingExtraError
 from trainer.networks.config import NetworkConfig
 
 FEED_FORWARD = 4
@@ -60,8 +62,11 @@ class Hubert(nn.Module):
 
     def __init__(self, config: HubertConfig) -> None:
         super().__init__()
-        from transformers import HubertConfig as TransformersConfig
-        from transformers import HubertModel
+        try:
+            from transformers import HubertConfig as TransformersConfig
+            from transformers import HubertModel
+        except ImportError:
+            raise MissingExtraError("hubert", "transformers") from None
 
         self.config = config
         self.hubert = HubertModel(
@@ -87,6 +92,21 @@ class Hubert(nn.Module):
             frames = torch.where(mask[:, :, None], instead.to(frames.dtype), frames)
         return self.hubert.encoder(frames).last_hidden_state  # type: ignore[no-any-return]
 
+    def layer_features(self, x: Tensor, layer: int) -> Tensor:
+        """Samples (B, T, leads) → features (B, F, M) behind so many layers of the transformer, the last at most."""
+        given: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: Any, outputs: Any) -> None:
+            given.append(outputs[0] if isinstance(outputs, tuple) else outputs)
+
+        layers = self.hubert.encoder.layers
+        hook = layers[min(layer, len(layers)) - 1].register_forward_hook(keep)
+        try:
+            self.features(x)
+        finally:
+            hook.remove()
+        return given[0]
+
     def flattened(self, x: Tensor) -> Tensor:
         """Samples (B, T, leads) → one lead after another, (B, leads · T)."""
         leads = x.transpose(1, 2)
@@ -94,6 +114,11 @@ class Hubert(nn.Module):
             low, high = leads.amin(2, keepdim=True), leads.amax(2, keepdim=True)
             leads = 2 * (leads - low) / (high - low + 1e-8) - 1
         return leads.flatten(1)
+
+    @property
+    def hop(self) -> int:
+        """Samples of the flattened leads from one frame to the next."""
+        return math.prod(self.config.conv_strides)
 
     def frames(self, samples: int) -> int:
         """How many frames the transformer sees of a crop."""
@@ -131,13 +156,12 @@ class MaskedClusterPrediction(nn.Module):
         self.project = nn.Linear(network.config.d_model, d_codes)
         self.codes = nn.Embedding(n_clusters, d_codes)
 
-    def forward(self, x: Tensor, clusters: Tensor, mask: Tensor) -> Tensor:
-        """Crops (B, T, leads), the cluster of each frame (B, F) and which are hidden (B, F) → the loss on those."""
-        features = self.network.features(x, mask, self.mask_embedding)
-        return F.cross_entropy(self.logits(features)[mask], clusters[mask])
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Crops (B, T, leads) and which frames are hidden (B, F) → logits of the clusters of those (hidden, K)."""
+        return self.logits(self.network.features(x, mask, self.mask_embedding)[mask])
 
     def logits(self, features: Tensor) -> Tensor:
-        """Features (B, F, M) → cosine to the code of each cluster over the temperature (B, F, K); equation 3."""
+        """Features (…, M) → cosine to the code of each cluster over the temperature (…, K); equation 3."""
         projected = F.normalize(self.project(features), dim=-1)
         return projected @ F.normalize(self.codes.weight, dim=-1).T / self.temperature
 

@@ -1,0 +1,154 @@
+"""The presets that ship: as large as stated, of the task stated, and each one trains and answers."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from edge.errors import ConfigError
+from tests.small_networks import SMALLER
+from tests.tiny_ptbxl import rows_of, write_ptbxl
+from trainer.augment import Augmentation
+from trainer.checkpoint import load_checkpoint
+from trainer.cli import main
+from trainer.kinds import describe_config, model_config
+from trainer.objective import loss_of, positive_weights
+from trainer.preset import TrainingPreset, load_preset, preset_names, same_recipe
+from trainer.train import BEST_NAME, LAST_NAME, Trainer
+
+SHIPPED = {
+    "cardionet-xl": 4_135_717, "ecg-mamba-seed": 66_565, "hubert-ecg-base": 92_801_925,
+    "hubert-ecg-large": 187_648_581, "hubert-ecg-small": 30_211_717, "inception1d": 507_653, "lstm": 903_685,
+    "resnet18-1d": 2_256_965, "resnet1d-wang": 473_349, "s4-ecg": 2_186_245, "simple-cnn-1d": 46_757,
+    "simple-cnn-2d": 6_613, "ssl-encoder": 539_909, "streaming": 283_397, "tiny": 4_341, "xresnet1d101": 1_872_261,
+}  # fmt: skip
+SMALLER_MAMBA = {"d_model": 16, "n_layers": 1}
+CODES = ["NORM", "IMI", "NDT", "LAFB", "LVH"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("presets")
+    write_ptbxl(folder / "ptb-xl", rows_of(CODES * 2, [1, 9]))
+    return folder / "ptb-xl"
+
+
+@pytest.fixture
+def cache(root, monkeypatch):
+    monkeypatch.setenv("ECG_EDGE_CACHE", str(root.parent / "cache"))
+
+
+def smaller(name, **training):
+    """A shipped preset with a small model, everything else as it is."""
+    preset = load_preset(name)
+    table = describe_config(preset.model) | (SMALLER_MAMBA if preset.kind == "mamba" else SMALLER.get(preset.kind, {}))
+    recipe = msgspec.structs.replace(preset.training, epochs=2, batch_size=4, **training)
+    model = msgspec.convert(msgspec.to_builtins(table), type(preset.model))
+    return msgspec.structs.replace(preset, model=model, training=recipe)
+
+
+def listed(capsys, *asked):
+    assert main(["presets", *asked, "--json"]) == 0
+    return {preset["name"]: preset for preset in json.loads(capsys.readouterr().out)["presets"]}
+
+
+def test_every_preset_is_listed_with_its_size_task_and_kind(capsys):
+    presets = listed(capsys)
+    assert {name: preset["parameters"] for name, preset in presets.items()} == SHIPPED
+    recurrent = {name for name, preset in presets.items() if preset["kind"] == "recurrent"}
+    assert recurrent == {"streaming", "tiny", "ecg-mamba-seed"}
+    assert presets["simple-cnn-1d"]["task"] == "scp-top-5 at 50 %"
+    assert presets["cardionet-xl"]["task"] == "superclass"
+
+
+@pytest.mark.parametrize("name", sorted(set(SHIPPED) - {"hubert-ecg-base", "hubert-ecg-large"}))
+@pytest.mark.usefixtures("cache")
+def test_every_recipe_trains_with_a_small_model_and_what_it_keeps_comes_back(name, root, tmp_path):
+    from trainer.data import prepared
+    from trainer.targets import with_targets
+    from trainer.tasks import open_task
+
+    preset = smaller(name)
+    data = open_task(root, msgspec.structs.replace(preset.task, min_likelihood=0.0))
+    rows, tune_rows = data.rows([1]), data.rows([9])
+    signal, train, (tune,) = prepared(data, rows, [tune_rows], preset.signal)
+    trainer = Trainer(preset, signal, with_targets(train, data, rows, preset.training, []), tune, tmp_path, 0, {})
+    trainer.run()
+    assert all(np.isfinite(epoch.loss) for epoch in trainer.history)
+    kept = load_checkpoint(tmp_path / BEST_NAME)
+    assert kept.facts.classes == list(data.classes)
+    assert trainer.kept_logits(tune.signals).shape == (10, 5)
+
+
+def test_every_preset_of_the_package_is_in_the_list_above():
+    assert set(preset_names()) == set(SHIPPED)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[training]\naugment = [{ name = 'warp' }]\n", "heart_rate_warp"),
+        ("[training]\nloss = 'cross_entropy'\nfocal_gamma = 2.0\n", "focal_gamma"),
+        ("[pretraining]\nepochs = 3\n", "hubert-ecg"),
+        ("[task]\nlabels = 'table'\n", "belong together"),
+        ("[task]\nlabels = 'diagnoses'\n", "diagnoses"),
+        ("[task]\nmin_likelihood = 200\n", "min_likelihood"),
+        ("[model]\nkind = 'resnet1d-wang'\nlayout = 'print'\n", "layout"),
+    ],
+)
+def test_what_a_preset_cannot_ask_for_is_refused_by_name(tmp_path, text, named):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=named):
+        load_preset(str(path))
+
+
+def test_a_description_without_newer_settings_is_the_preset_with_their_defaults():
+    preset = load_preset("streaming")
+    before = preset.describe()
+    del before["task"], before["training"]["augment"], before["training"]["focal_gamma"]
+    assert same_recipe(before, preset)
+    other = msgspec.structs.replace(preset, training=msgspec.structs.replace(preset.training, focal_gamma=1.0))
+    assert not same_recipe(before, other)
+
+
+def test_positives_of_a_rare_class_weigh_as_much_as_its_negatives():
+    labels = np.zeros((10, 3), np.float32)
+    labels[:2, 0] = labels[:8, 1] = 1
+    weights = positive_weights(labels, TrainingPreset(positive_weight="balanced"))
+    assert weights.tolist() == [4.0, 1.0, 10.0]
+    assert positive_weights(labels, TrainingPreset()) is None
+    logits, targets = torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]])
+    loss = loss_of(logits, targets, 3, TrainingPreset(), weights)
+    assert loss.item() == pytest.approx(np.log(2) * (4 + 1 + 1) / 3)
+
+
+def test_focal_loss_forgives_what_is_nearly_right():
+    logits, targets = torch.tensor([[3.0, -1.0]]), torch.tensor([[1.0, 1.0]])
+    near, far = 1 / (1 + np.exp(3.0)), 1 / (1 + np.exp(-1.0))
+    expected = (near**2 * -np.log(1 - near) + far**2 * -np.log(1 - far)) / 2
+    assert loss_of(logits, targets, 2, TrainingPreset(focal_gamma=2.0)).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_augmentations_of_a_recipe_change_batches_and_leave_others_as_they_were():
+    from trainer.batches import batches
+
+    signals, targets = np.ones((8, 1000, 12), np.float32), np.eye(8, dtype=np.float32)
+
+    def epoch(recipe):
+        return list(batches(signals, targets, recipe, 100, 1, 0.2, np.random.default_rng(0)))
+
+    noisy = TrainingPreset(batch_size=4, augment=(Augmentation("channel_noise", settings={"most_mv": 0.1}),))
+    crops = torch.cat([batch.crops for batch in epoch(noisy)])
+    assert 0.02 < crops.std(1).mean() * 0.2 < 0.1  # millivolts, whatever the normalisation
+    assert all(torch.equal(batch.crops, torch.ones(4, 250, 12)) for batch in epoch(TrainingPreset(batch_size=4)))
+
+
+def test_the_model_of_a_preset_is_stated_whole(capsys):
+    described = listed(capsys, "s4-ecg")["s4-ecg"]
+    assert model_config("s4-ecg", described["model"]).d_state == 8
+    assert LAST_NAME not in described

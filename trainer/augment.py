@@ -11,26 +11,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.augment_mix import Mixed, mixup, segment_cutmix
+from trainer.augment_mix import mixup, segment_cutmix
 from trainer.augment_noise import band_pass, channel_noise, motion_and_wander
 from trainer.augment_time import heart_rate_warp, temporal_dropout, time_shift
 
 Float32Array = NDArray[np.float32]
-Function = Callable[..., "Float32Array | Mixed"]
 
-AUGMENTATIONS: dict[str, Function] = {
-    function.__name__: function
-    for function in (
-        heart_rate_warp, time_shift, temporal_dropout, band_pass, motion_and_wander, channel_noise, mixup,
-        segment_cutmix,
-    )
-}  # fmt: skip
+MIXES: tuple[Callable[..., Any], ...] = (mixup, segment_cutmix)
+"""They need other records, and say how much of each is left."""
+
+CHANGES = (heart_rate_warp, time_shift, temporal_dropout, band_pass, motion_and_wander, channel_noise)
+
+AUGMENTATIONS: dict[str, Callable[..., Any]] = {function.__name__: function for function in (*CHANGES, *MIXES)}
 """Each takes ECG in millivolts (records, samples, leads), the sampling rate, a generator, and settings of its own."""
 
 GIVEN = ("ecg", "rate_hz", "rng")
@@ -64,11 +62,16 @@ def augment(
     """
     for step in steps:
         chosen = rng.random(len(ecg)) < step.chance
-        changed = AUGMENTATIONS[step.name](ecg, rate_hz, rng, **step.settings)
-        if isinstance(changed, Mixed):
-            kept = changed.kept[:, None]
-            mixed_targets = kept * targets + (1 - kept) * targets[changed.partners]
+        if not chosen.any():
+            continue
+        change = AUGMENTATIONS[step.name]
+        if change in MIXES:
+            mixed = change(ecg, rate_hz, rng, **step.settings)
+            kept = mixed.kept[:, None]
+            mixed_targets = kept * targets + (1 - kept) * targets[mixed.partners]
             targets = np.where(chosen[:, None], mixed_targets, targets)
-            changed = changed.ecg
-        ecg = np.where(chosen[:, None, None], changed, ecg)
+            ecg = np.where(chosen[:, None, None], mixed.ecg, ecg)
+        else:
+            ecg = ecg.copy()
+            ecg[chosen] = change(ecg[chosen], rate_hz, rng, **step.settings)
     return ecg, targets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -131,12 +132,20 @@ class Daemon:
 
     def _get(self, path: str) -> tuple[int, bytes]:
         port = self.events("http_endpoint")[0]["port"]
+        for _ in range(3):  # as any prober would: one reset connection on a busy machine says nothing
+            with contextlib.suppress(ConnectionResetError):
+                return self._ask(port, path)
+        return self._ask(port, path)
+
+    def _ask(self, port: int, path: str) -> tuple[int, bytes]:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read()
+        except urllib.error.URLError as error:
+            raise error.reason if isinstance(error.reason, OSError) else error from None
 
     def _end(self, how: signal.Signals) -> int:
         if self.process is None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -25,8 +26,7 @@ from edge.alerts.progress import ClassProgress, Progress
 from edge.signal.quality import QualityReport
 
 
-@dataclass(frozen=True)
-class _Hop:
+class _Hop(NamedTuple):
     """What one class is decided on."""
 
     moment: Moment
@@ -76,7 +76,7 @@ class ClassAlerts:
         finite, conditions are frozen: none is raised or cleared, and no dwell time passes.
         """
         events = self._follow_session(moment)
-        trusted = self._is_window_good(quality.good) and ready and bool(np.isfinite(probabilities).all())
+        trusted = self._is_window_good(quality.good) and ready and all(map(math.isfinite, probabilities))
         if trusted:
             self._forget_stale_dwell(moment)
         for class_name, probability in zip(self.policy.classes, probabilities, strict=True):

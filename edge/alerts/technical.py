@@ -48,6 +48,8 @@ SIGNAL_CODES = frozenset(TechnicalCode) - STREAM_CODES
 WITHOUT_SIGNAL = frozenset({TechnicalCode.STREAM_SILENT, TechnicalCode.UNFIT_LEADS})
 """While one of these stands, no hop comes that could clear a signal condition."""
 
+NO_CODES: frozenset[TechnicalCode] = frozenset()
+
 _CODE_OF_ISSUE = {
     Issue.LEAD_OFF: TechnicalCode.LEAD_OFF,
     Issue.MISSING: TechnicalCode.GAP,
@@ -85,6 +87,8 @@ a row of them is one condition."""
 
 def codes_of(issues: Issue) -> frozenset[TechnicalCode]:
     """Return the conditions that a hop's issues stand for."""
+    if issues is Issue.NONE:
+        return NO_CODES
     return frozenset(code for issue, code in _CODE_OF_ISSUE.items() if issue & issues)
 
 

@@ -188,7 +188,8 @@ class SnapshotConfig(Section):
     interval_s: Annotated[float, Field(ge=0.1, le=3600.0)] = Field(
         default=1.0,
         title="Interval",
-        description="How often changed streams are saved; at most this much is lost in a crash.",
+        description="How often changed streams are saved: what a crash may lose. Less often with so many streams that "
+        "saving would take more than a tenth of the time.",
     )
 
 

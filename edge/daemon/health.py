@@ -52,7 +52,7 @@ class HealthReporter:
             "connected": self._transport.state is ConnectionState.CONNECTED,
             "streams": len(self._registry),
             "lag_s": round(now_s - min(waiting, default=now_s), 3),
-            "chunks": totals.chunks,
+            "chunks": self._streams.chunks,
             "dropped_samples": self._streams.dropped_samples,
             "dropped_messages": self._transport.dropped,
             "gaps": {"bridged": totals.bridged_gaps, "lost": totals.lost_gaps},

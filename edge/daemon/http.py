@@ -78,6 +78,7 @@ class Response:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 64
     block_on_close = False  # a slow reader must not hold up the daemon's end
 
     def __init__(self, host: str, port: int, routes: Mapping[str, Callable[[], Response]]) -> None:

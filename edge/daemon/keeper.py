@@ -20,6 +20,10 @@ from edge.runtime.base import Runtime, State
 GROUP_STREAMS = 32
 """Streams saved at once: they wait for that long, and the model's thread belongs to nobody else meanwhile."""
 
+SAVING_SHARE = 0.1
+"""At most this share of the time goes by while streams are saved, so that thousands of them neither keep the others
+waiting nor wear out a flash disk."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -38,10 +42,13 @@ class Keeper:
         self._model_hash = runtime.bundle.manifest.model_hash
 
     async def run(self, interval_s: float) -> None:
-        """Save what changed, again and again, until cancelled."""
+        """Save what changed, again and again, until cancelled; with many streams less often than at the interval."""
+        took_s = 0.0
         while True:
-            await asyncio.sleep(interval_s)
+            await asyncio.sleep(max(interval_s, took_s / SAVING_SHARE - took_s))
+            begun_s = self._clock.monotonic_s()
             await self.save_changed()
+            took_s = self._clock.monotonic_s() - begun_s
 
     async def save_changed(self) -> None:
         """Save every stream that changed since it was saved last; a disk that refuses is logged and tried again."""

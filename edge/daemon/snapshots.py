@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -22,6 +22,10 @@ from edge.stream.wire import Layout
 
 MODEL_PREFIX = "model."
 MAX_ARRAY_BYTES = 16 * 1024 * 1024
+DTypeName = Literal["float32", "float64", "int64", "bool"]
+DTYPE_NAMES: dict[np.dtype[Any], DTypeName] = {np.dtype(name): name for name in get_args(DTypeName)}
+"""NumPy takes microseconds to find out what a type is called."""
+
 Arrays = Mapping[str, NDArray[np.generic]]
 
 log = structlog.get_logger(__name__)
@@ -30,7 +34,7 @@ log = structlog.get_logger(__name__)
 class PackedArray(msgspec.Struct, frozen=True, array_like=True):
     """One array: type, shape and bytes, checked against each other when it is unpacked."""
 
-    dtype: Literal["float32", "float64", "int64", "bool"]
+    dtype: DTypeName
     shape: tuple[int, ...]
     data: bytes
 
@@ -61,10 +65,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 def pack(arrays: Arrays) -> dict[str, PackedArray]:
     """Turn arrays into what a snapshot holds."""
-    return {
-        name: PackedArray(str(array.dtype), array.shape, np.ascontiguousarray(array).tobytes())  # type: ignore[arg-type]
-        for name, array in arrays.items()
-    }
+    return {name: PackedArray(DTYPE_NAMES[array.dtype], array.shape, array.tobytes()) for name, array in arrays.items()}
 
 
 def unpack(packed: Mapping[str, PackedArray]) -> dict[str, NDArray[np.generic]]:

@@ -109,10 +109,12 @@ class StreamKeeper:
         for stream in self._registry:
             if not stalled:
                 stream.poll(now_s)
-            self._registry.enqueue(stream)
-            oldest_s = min(oldest_s, stream.waiting_since_s or now_s)
+            if stream.waiting:
+                self._registry.enqueue(stream)
+                oldest_s = min(oldest_s, stream.waiting_since_s or now_s)
             events += self._judge(stream, now_s, elapsed_s)
-            self._count(stream)
+            if stream.assembler.counters.eventful or stream.dropped_samples:
+                self._count(stream)
             if now_s - stream.last_arrival_s > self._factory.config.evict_after_s and not stream.in_flight:
                 self._registry.remove(stream.device)
                 events += self.give_up(stream)
@@ -156,7 +158,8 @@ class StreamKeeper:
             present.add(TechnicalCode.UNFIT_LEADS)
         if Reset.OVERLOAD in stream.resets:
             present.add(TechnicalCode.OVERLOAD)
-        self._note_resets(stream)
+        if stream.resets:
+            self._note_resets(stream)
         if not present and stream.alerts.technical.calm:
             return []
         moment = stream.moment(self._clock.utc_ns())
@@ -167,16 +170,19 @@ class StreamKeeper:
             self._metrics.resets.labels(reason=reset.value).inc()
         stream.resets.clear()
 
+    @property
+    def chunks(self) -> int:
+        """Chunks taken so far. Any thread may ask."""
+        return self.totals.chunks + sum(stream.assembler.counters.chunks for stream in self._registry)
+
     def count_all(self) -> None:
-        """Bring the totals up to date."""
+        """Bring the totals up to date: a stream without events is not counted at every poll."""
         for stream in self._registry:
             self._count(stream)
 
     def _count(self, stream: DeviceStream) -> None:
         """Move a stream's counts since the last poll into the totals and the metrics."""
         counted, dropped = stream.assembler.counters, stream.dropped_samples
-        if not counted.chunks and not counted.bridged_gaps and not counted.lost_gaps and not dropped:
-            return
         stream.assembler.counters, stream.dropped_samples = AssemblerCounters(), 0
         self.totals.add(counted)
         self.dropped_samples += dropped

@@ -61,7 +61,8 @@ class SlotStore:
 
     def save(self, slot: int) -> State:
         """Return a copy of one slot's state: name → (*shape)."""
-        return {name: rows[0] for name, rows in self.gather([slot]).items()}
+        self.require([slot])
+        return {name: array[slot].copy() for name, array in self._arrays.items()}
 
     def load(self, slot: int, state: Mapping[str, Float32Array]) -> None:
         """Put back what `save` returned, whole or not at all."""

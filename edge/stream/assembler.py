@@ -63,6 +63,12 @@ class AssemblerCounters:
     lost_gaps: int = 0
     resets: int = 0
 
+    @property
+    def eventful(self) -> bool:
+        """Whether anything but chunks in good order was met."""
+        late_or_double = self.duplicates or self.overlaps or self.late or self.stale
+        return bool(late_or_double or self.bridged_gaps or self.lost_gaps or self.resets)
+
     def add(self, other: AssemblerCounters) -> None:
         """Add what another one has counted."""
         for name, value in vars(other).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from edge.errors import TopicError
 
@@ -10,6 +11,9 @@ ROOT = "ecg/v1"
 RESERVED_DEVICES = frozenset({"edge", "dead"})
 WAVE_FILTER = f"{ROOT}/+/wave"
 DEVICE_STATUS_FILTER = f"{ROOT}/+/status"
+
+KNOWN_TOPICS = 1 << 14
+"""Topics whose device is remembered: the same ones come all the time."""
 
 _IDENTIFIER = re.compile(r"[a-z0-9_-]{1,64}")
 
@@ -21,6 +25,7 @@ def check_identifier(text: str, what: str = "identifier") -> str:
     return text
 
 
+@lru_cache(maxsize=KNOWN_TOPICS)
 def device_of(topic: str, kind: str) -> str:
     """Return the device of a topic `ecg/v1/<device>/<kind>`; raises TopicError for any other topic."""
     parts = topic.split("/")

@@ -45,7 +45,7 @@ def published():
 @pytest.fixture
 def reporter(transport, published):
     runtime = SimpleNamespace(bundle=load_bundle(), name="onnxruntime")
-    streams = SimpleNamespace(totals=AssemblerCounters(), dropped_samples=0)
+    streams = SimpleNamespace(totals=AssemblerCounters(), chunks=0, dropped_samples=0)
     states = ModelStates([], None, Metrics())
     return HealthReporter("n1", runtime, [], streams, published, transport, SystemClock(), Notifier(None), states)
 

@@ -3,12 +3,7 @@
 
 #include "hop.h"
 
-/* States that a scan keeps in registers at a time, beside what their update needs. */
-#if LANES == 16 || defined(__aarch64__)
-#define STATES_AT_ONCE 16
-#else
-#define STATES_AT_ONCE 8
-#endif
+#define STATES_AT_ONCE 16 /* of a vector of channels; fewer where registers are fewer gained nothing */
 
 /* Causal depthwise convolution and SiLU; the tail (K - 1, D) moves on. taps is K where that was compiled in. */
 INLINE void convolve(const int taps, const hop_layer *layer, long inner, const float *signal, long count, float *tail,
@@ -78,11 +73,8 @@ INLINE void scan_all(const int bounded, channels *ch, long count, const float *d
         const long left = states - n;
 #define SCAN(N) { scan(N, bounded, ch, count, decay + n * inner, inner, mixed + n, mixed_stride, states, \
                        state + n * inner); n += N; }
-#if STATES_AT_ONCE >= 16
         if (left >= 16) SCAN(16)
-        else
-#endif
-        if (left >= 8) SCAN(8)
+        else if (left >= 8) SCAN(8)
         else if (left >= 4) SCAN(4)
         else SCAN(1)
     }

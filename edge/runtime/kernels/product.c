@@ -4,16 +4,14 @@
 
 #include "product.h"
 
-/* As many accumulators as registers hold beside one row of weights and one input. */
+/* As many accumulators as registers hold (32 of them, or 16) beside one row of weights and one input. */
+#define TILE_VECTORS 3
 #if LANES == 16
 #define TILE_ROWS 9
-#define TILE_VECTORS 3
 #elif defined(__aarch64__)
 #define TILE_ROWS 8
-#define TILE_VECTORS 3
 #else
-#define TILE_ROWS 6
-#define TILE_VECTORS 2
+#define TILE_ROWS 4
 #endif
 
 INLINE long parts_of(long whole, long most) { return (whole + most - 1) / most; }
@@ -53,9 +51,9 @@ INLINE void tile_of(const int vectors, int rows, const packed_matrix *m, long co
 {
 #define TILE(R) case R: tile(R, vectors, m, column, inputs, input_stride, outputs, output_stride, mode); break;
     switch (rows) {
-        TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
-#if TILE_ROWS > 6
-        TILE(7) TILE(8)
+        TILE(1) TILE(2) TILE(3) TILE(4)
+#if TILE_ROWS > 4
+        TILE(5) TILE(6) TILE(7) TILE(8)
 #endif
 #if TILE_ROWS > 8
         TILE(9)
@@ -78,9 +76,7 @@ void multiply(const packed_matrix *m, long rows, const float *inputs, long input
             switch (width) {
             case 1: tile_of(1, height, m, first * LANES, from, input_stride, to, output_stride, mode); break;
             case 2: tile_of(2, height, m, first * LANES, from, input_stride, to, output_stride, mode); break;
-#if TILE_VECTORS > 2
             case 3: tile_of(3, height, m, first * LANES, from, input_stride, to, output_stride, mode); break;
-#endif
             }
         }
     }

@@ -1,4 +1,4 @@
-"""Training batches: crops of filtered records, what goes before them, and small random changes."""
+"""Training batches: crops of filtered records with small random changes, and whether state is carried into them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ Float32Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Batch:
-    """One training step's input; `before` is ECG of other records, whose state the crop goes on from."""
+    """One training step's input."""
 
     crops: Tensor  # (batch, crop samples, leads)
     targets: Tensor  # (batch, outputs)
-    before: Tensor | None  # (batch, carried samples, leads)
+    carried: bool
+    """Whether the crops go on from the state that those of the batch before have left behind."""
 
 
 def batches(
@@ -35,7 +36,6 @@ def batches(
     """
     order = rng.permutation(len(signals))
     crop = whole_frames(preset.crop_s, rate_hz, stride)
-    carried = whole_frames(preset.carried_s, rate_hz, stride)
     size = min(preset.batch_size, len(signals))
     for start in range(0, len(order) - size + 1, size):
         rows = order[start : start + size]
@@ -44,15 +44,7 @@ def batches(
             changed, aims = augment(crops * np.float32(std_mv), aims, preset.augment, rate_hz, rng)
             crops = changed / np.float32(std_mv)
         crops, aims = mixed(augmented(crops, preset, std_mv, rng), aims, preset.mixup, rng)
-        before = None
-        if rng.random() < preset.carried_share:
-            others = rng.integers(0, len(signals), size)
-            before = augmented(random_crops(signals, others, carried, rng), preset, std_mv, rng)
-        yield Batch(
-            torch.from_numpy(crops),
-            torch.from_numpy(aims),
-            None if before is None else torch.from_numpy(before),
-        )
+        yield Batch(torch.from_numpy(crops), torch.from_numpy(aims), rng.random() < preset.carried_share)
 
 
 def batches_per_epoch(records: int, preset: TrainingPreset) -> int:

@@ -13,29 +13,23 @@ from torch import Tensor, nn
 
 from trainer.batches import Batch
 from trainer.data import Split
-from trainer.model import EcgMamba, State
+from trainer.model import POOL_PREFIX, EcgMamba, State
 from trainer.preset import TrainingPreset
 
 
-def training_logits(model: nn.Module, batch: Batch) -> Tensor:
-    """Return the logits of a batch's crops; what goes before a crop counts for models that carry state."""
-    if not isinstance(model, EcgMamba):
-        return model(batch.crops)  # type: ignore[no-any-return]
-    logits: Tensor = model(batch.crops, carried_state(model, batch))[0]
-    return logits
+def training_logits(model: nn.Module, batch: Batch, left_behind: State) -> tuple[Tensor, State]:
+    """Return the logits of a batch's crops, and what they leave behind in a model that carries state, detached.
 
-
-def carried_state(model: EcgMamba, batch: Batch) -> State:
-    """Return the state a batch's crops start from: what other records left behind, detached, or nothing.
-
-    The window's pool starts empty in any case: what went before is left out of the loss.
+    A carried batch goes on from what the batch before it left behind: the state after other records, which began in
+    that of others again, as an endless stream does. The window's pool starts empty in any case.
     """
+    if not isinstance(model, EcgMamba):
+        return model(batch.crops), {}
     state = model.initial_state(len(batch.crops))
-    if batch.before is None:
-        return state
-    with torch.no_grad():
-        _, after = model.encode(batch.before, state)
-    return state | after
+    if batch.carried:
+        state |= left_behind
+    logits, after = model(batch.crops, state)
+    return logits, {name: tensor.detach() for name, tensor in after.items() if not name.startswith(POOL_PREFIX)}
 
 
 def loss_of(

@@ -64,9 +64,7 @@ class TrainingPreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """bfloat16 trains windowed networks in mixed precision: twice as fast where the processor multiplies it."""
     crop_s: Positive = 2.5
     carried_share: Share = 0.0
-    """Share of the batches that start from the state another record left behind."""
-    carried_s: Positive = 2.5
-    """How much of that other record goes before; the loss does not see its features."""
+    """Share of the batches that start from the state that the records of the batch before have left behind."""
     gain_jitter: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.0
     """Every crop is scaled by a factor within 1 ± this."""
     noise_mv: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0

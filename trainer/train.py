@@ -23,6 +23,7 @@ from trainer.batches import Batch, batches, batches_per_epoch, whole_frames
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.data import Split
 from trainer.kinds import build_model, narrowed, record_logits, with_outputs
+from trainer.model import State
 from trainer.objective import (
     learning_rate,
     loss_of,
@@ -89,6 +90,7 @@ class Trainer:
         self.steps = self.recipe.epochs * batches_per_epoch(len(self.train.signals), self.recipe)
         self.history: list[Epoch] = []
         self.step = 0
+        self.left_behind: State = {}
 
     def run(self, on_epoch: Callable[[Epoch], None] = lambda epoch: None) -> Epoch:
         """Train to the end or until tuning no longer improves; return the best epoch."""
@@ -139,7 +141,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, self.steps, self.recipe)
         with self._precision():
-            logits = training_logits(self.model, batch)
+            logits, self.left_behind = training_logits(self.model, batch, self.left_behind)
         loss = loss_of(logits.float(), batch.targets, len(self.train.classes), self.recipe, self.positive_weight)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -192,6 +194,7 @@ class Trainer:
             "numpy_rng": json.dumps(self.rng.bit_generator.state),
             "history": [epoch.__dict__ for epoch in self.history],
             "step": self.step,
+            "left_behind": self.left_behind,
         }
         partial = self.out / f"{LAST_NAME}.partial"
         torch.save(state, partial)
@@ -215,7 +218,7 @@ class Trainer:
         torch.set_rng_state(state["torch_rng"])
         self.rng.bit_generator.state = json.loads(state["numpy_rng"])
         self.history = [Epoch(**epoch) for epoch in state["history"]]
-        self.step = state["step"]
+        self.step, self.left_behind = state["step"], state["left_behind"]
 
 
 def macro_auc(labels: NDArray[np.float32], logits: NDArray[np.float32]) -> float:

@@ -20,7 +20,7 @@ from trainer.data import Split, fit_signal, load_split, records_mv
 from trainer.kinds import build_model, narrowed, record_logits, with_outputs
 from trainer.model import EcgMamba
 from trainer.networks.resnet import ResnetConfig
-from trainer.objective import carried_state, learning_rate, loss_of, only_single_label
+from trainer.objective import learning_rate, loss_of, only_single_label, training_logits
 from trainer.preset import SignalPreset, TrainingPreset, load_preset
 from trainer.ptbxl import CLASSES, open_ptbxl
 from trainer.train import (
@@ -180,7 +180,7 @@ def test_one_seed_gives_one_epoch_of_batches():
     for first, again in zip(epoch_of(3), epoch_of(3), strict=True):
         assert torch.equal(first.crops, again.crops)
         assert torch.equal(first.targets, again.targets)
-        assert (first.before is None) == (again.before is None)
+        assert first.carried == again.carried
     assert not torch.equal(epoch_of(3)[0].crops, epoch_of(4)[0].crops)
 
 
@@ -191,21 +191,23 @@ def test_an_epoch_leaves_its_incomplete_batch_out():
 
 def test_the_share_of_batches_with_carried_state_is_as_asked():
     preset = msgspec.structs.replace(LIVELY, batch_size=1, carried_share=0.75)
-    carried = [batch.before is not None for seed in range(20) for batch in epoch_of(seed, preset)]
+    carried = [batch.carried for seed in range(20) for batch in epoch_of(seed, preset)]
     assert 0.65 < np.mean(carried) < 0.85
-    assert all(batch.before is None for batch in epoch_of(0, msgspec.structs.replace(LIVELY, carried_share=0.0)))
+    assert not any(batch.carried for batch in epoch_of(0, msgspec.structs.replace(LIVELY, carried_share=0.0)))
 
 
-def test_carried_state_is_what_the_encoder_ends_with_and_the_window_starts_empty():
+def test_a_carried_batch_goes_on_where_the_one_before_it_ended_and_its_window_starts_empty():
     torch.manual_seed(0)
     model = EcgMamba(TINY.model).eval()
-    before, crops = torch.from_numpy(noise(2, 248, 12)), torch.from_numpy(noise(2, 248, 12, seed=1))
-    state = carried_state(model, Batch(crops, torch.zeros(2, 5), before))
-    assert not any(tensor.requires_grad for tensor in state.values())
-    assert state["pool_count"].sum() == 0
-    whole, _ = model.encode(torch.cat([before, crops], 1), model.initial_state(2))
+    first, then = torch.from_numpy(noise(2, 248, 12)), torch.from_numpy(noise(2, 248, 12, seed=1))
+    _, left_behind = training_logits(model, Batch(first, torch.zeros(2, 5), carried=False), {})
+    assert not any(tensor.requires_grad for tensor in left_behind.values())
+    whole, _ = model.encode(torch.cat([first, then], 1), model.initial_state(2))
     expected, _ = model.pool(whole[:, 62:], model.initial_state(2))
-    torch.testing.assert_close(model(crops, state)[0], model.classify(expected), atol=1e-5, rtol=1e-5)
+    logits, _ = training_logits(model, Batch(then, torch.zeros(2, 5), carried=True), left_behind)
+    torch.testing.assert_close(logits, model.classify(expected), atol=1e-5, rtol=1e-5)
+    cold, _ = training_logits(model, Batch(then, torch.zeros(2, 5), carried=False), left_behind)
+    torch.testing.assert_close(cold, model(then)[0])
 
 
 # The loop

@@ -6,7 +6,9 @@ import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import onnx
 from safetensors.torch import save
 
 from edge import RESEARCH_USE_ONLY
@@ -17,15 +19,19 @@ from edge.runtime.manifest import (
     MANIFEST_NAME,
     ONNX_NAME,
     WEIGHTS_NAME,
+    WINDOWED,
     Calibration,
     Manifest,
     OperatingPoint,
     StateTensor,
+    window_tensor,
 )
 from export.graph import recurrent_graph
 from export.precision import float16_graph
+from export.windowed import HOP_S, WINDOW_S, windowed_graph
 from trainer.checkpoint import Checkpoint
-from trainer.model import ModelConfig, state_layout
+from trainer.kinds import describe_config
+from trainer.model import EcgMamba, ModelConfig, state_layout
 
 UNTUNED = OperatingPoint(f1_threshold=0.5, on=0.5, off=0.4, dwell_s=3.0)
 """Until `ecg-trainer tune` has seen the model."""
@@ -35,21 +41,20 @@ def write_bundle(checkpoint: Checkpoint, out: Path, name: str, version: str) -> 
     """Export a checkpoint into a bundle directory, replacing the bundle that stands there; return it, checked.
 
     The bundle is written beside OUT and moved into place when it is whole. Raises BundleError when OUT holds something
-    that is not a bundle or cannot be written, and ExportError when the model has no recurrent graph.
+    that is not a bundle or cannot be written, and ExportError when the model has no graph.
     """
     if out.exists() and not (out / MANIFEST_NAME).is_file():
         raise BundleError(out, "the folder exists and is no bundle; choose another --out")
     if checkpoint.facts.preset.get("signal", {}).get("filter") == "zero_phase":
         raise BundleError(checkpoint.path, "a zero-phase filter looks into the future: the model cannot be served")
-    graph = recurrent_graph(checkpoint.streaming_model())
+    graphs = graphs_of(checkpoint)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
             new, old = Path(scratch, "new"), Path(scratch, "old")
             new.mkdir()
-            (new / ONNX_NAME).write_bytes(graph.SerializeToString(deterministic=True))
-            halves = float16_graph(graph)
-            (new / GRAPHS["fp16"]).write_bytes(halves.SerializeToString(deterministic=True))
+            for file, graph in graphs.items():
+                (new / file).write_bytes(graph.SerializeToString(deterministic=True))
             (new / WEIGHTS_NAME).write_bytes(
                 save({k: v.contiguous() for k, v in checkpoint.model.state_dict().items()})
             )
@@ -61,9 +66,21 @@ def write_bundle(checkpoint: Checkpoint, out: Path, name: str, version: str) -> 
     return load_bundle(out)
 
 
+def graphs_of(checkpoint: Checkpoint) -> dict[str, onnx.ModelProto]:
+    """Return a bundle's graphs by file name: a windowed one is in float32 alone, for ONNX Runtime."""
+    if not isinstance(checkpoint.model, EcgMamba):
+        return {
+            ONNX_NAME: windowed_graph(
+                checkpoint.windowed_model(), len(checkpoint.facts.leads), checkpoint.facts.signal.rate_hz
+            )
+        }
+    graph = recurrent_graph(checkpoint.model)
+    return {ONNX_NAME: graph, GRAPHS["fp16"]: float16_graph(graph)}
+
+
 def manifest_of(checkpoint: Checkpoint, name: str, version: str, hashes: dict[str, str]) -> Manifest:
     """Describe a checkpoint as a bundle, with neither calibration nor tuned thresholds yet."""
-    facts, config = checkpoint.facts, checkpoint.streaming_model().config
+    facts = checkpoint.facts
     return Manifest(
         name=name,
         version=version,
@@ -71,14 +88,10 @@ def manifest_of(checkpoint: Checkpoint, name: str, version: str, hashes: dict[st
         classes=facts.classes,
         leads=facts.leads,
         signal=facts.signal,
-        stride=config.stride,
-        window_s=config.window_samples / facts.signal.rate_hz,
-        hop_s=config.hop_samples / facts.signal.rate_hz,
-        state=state_tensors(config),
+        **_kind_of(checkpoint),
         calibration=Calibration(scale=[1.0] * len(facts.classes), bias=[0.0] * len(facts.classes)),
         operating_points=dict.fromkeys(facts.classes, UNTUNED),
         training={**facts.training, "preset": facts.preset},
-        model=asdict(config),
         files=hashes,
     )
 
@@ -88,8 +101,31 @@ def state_tensors(config: ModelConfig) -> list[StateTensor]:
     return [StateTensor(name, list(shape), init) for name, (shape, init) in state_layout(config).items()]
 
 
+def _kind_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what a manifest says of the model itself, by the kind of bundle it makes."""
+    facts, rate_hz = checkpoint.facts, checkpoint.facts.signal.rate_hz
+    if isinstance(checkpoint.model, EcgMamba):
+        config = checkpoint.model.config
+        return {
+            "stride": config.stride,
+            "window_s": config.window_samples / rate_hz,
+            "hop_s": config.hop_samples / rate_hz,
+            "state": state_tensors(config),
+            "model": asdict(config),
+        }
+    network = {"kind": facts.kind, "crop_samples": checkpoint.windowed_model().crop_samples}
+    return {
+        "kind": WINDOWED,
+        "stride": 1,
+        "window_s": WINDOW_S,
+        "hop_s": HOP_S,
+        "state": [window_tensor(round(WINDOW_S * rate_hz), len(facts.leads))],
+        "model": network | describe_config(checkpoint.model.config),
+    }
+
+
 def _hashes(folder: Path) -> dict[str, str]:
-    return {file: sha256_of(folder, file) for file in (*GRAPHS.values(), WEIGHTS_NAME)}
+    return {path.name: sha256_of(folder, path.name) for path in sorted(folder.iterdir())}
 
 
 def _replace(out: Path, new: Path, old: Path) -> None:

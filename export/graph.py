@@ -30,7 +30,7 @@ BATCH, SAMPLES = "batch", "samples"
 
 
 class ExportError(EcgEdgeError):
-    """A model that cannot be written as a recurrent graph."""
+    """A model that cannot be written as a graph."""
 
 
 def recurrent_graph(model: EcgMamba) -> onnx.ModelProto:

@@ -13,10 +13,11 @@ from sklearn.metrics import roc_auc_score
 
 from edge.runtime import onnx
 from edge.runtime.bundle import Bundle
+from edge.runtime.manifest import WINDOWED
 from edge.runtime.select import open_runtime
+from export.graph import ExportError
 from export.precision import bundle_in_precision
-from export.verify import TOLERANCES, Reference, cold_windows, compare, max_difference, one_thread
-from trainer.checkpoint import model_from_bundle
+from export.verify import TOLERANCES, Reference, cold_windows, compare, max_difference, one_thread, streaming_model
 from trainer.predict import labels_of, stream_logits
 from trainer.progress import progress
 from trainer.ptbxl import PtbXl
@@ -90,12 +91,15 @@ def precision_table(
 ) -> PrecisionTable:
     """Compare precisions of a bundle on model input (streams, samples, leads) and, where there are some, on records.
 
-    The float32 graph is always measured: it is what the others are held against.
+    The float32 graph is always measured: it is what the others are held against. Raises ExportError for a windowed
+    bundle, which has no other.
     """
     manifest = bundle.manifest
+    if manifest.kind == WINDOWED:
+        raise ExportError(f"{manifest.name} is a windowed bundle: its graph comes in float32 alone")
     windows = cold_windows(signals, manifest.window_samples)
     with one_thread():
-        reference = Reference(model_from_bundle(bundle), manifest.hop_samples, windows, signals)
+        reference = Reference(streaming_model(bundle), manifest.hop_samples, windows, signals)
     rows: list[PrecisionRow] = []
     base: _Scores | None = None
     with tempfile.TemporaryDirectory() as folder:

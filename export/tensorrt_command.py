@@ -9,6 +9,7 @@ from pathlib import Path
 from edge.cli.output import EXIT_OK, emit_json, say
 from edge.cli.parsing import Subparsers, add_command
 from edge.errors import RuntimeUnavailableError
+from edge.runtime.base import require_recurrent
 from edge.runtime.bundle import load_bundle
 from edge.runtime.manifest import GRAPHS
 from edge.runtime.tensorrt.cache import EngineCache
@@ -41,6 +42,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Build the engine, or find it in the cache, and say where it is."""
     bundle, cache = load_bundle(args.bundle), EngineCache(args.engine_cache)
+    require_recurrent(NAME, bundle.manifest)
     trt, device = import_tensorrt(), CudaDevice()
     check_target(args.target, device.facts)
     precision = args.precision or default_precision(device.facts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from safetensors import SafetensorError
@@ -14,9 +14,11 @@ from torch import nn
 
 from edge.errors import BundleError
 from edge.runtime.bundle import Bundle
-from edge.runtime.manifest import WEIGHTS_NAME, SignalSpec
+from edge.runtime.manifest import WEIGHTS_NAME, WINDOWED, SignalSpec
+from trainer.batches import whole_frames
 from trainer.kinds import MAMBA, build_model, describe_config, model_config
 from trainer.model import EcgMamba
+from trainer.networks.windowed import Windowed
 
 CHECKPOINT_NAME = "checkpoint.json"
 
@@ -48,6 +50,23 @@ class Checkpoint:
         if not isinstance(self.model, EcgMamba):
             raise BundleError(self.path, f"a {self.facts.kind} carries no state: it cannot become a recurrent bundle")
         return self.model
+
+    def windowed_model(self) -> Windowed:
+        """Return the model as it is evaluated, over crops as long as those it was trained on.
+
+        Raises BundleError when its preset does not say how long that is.
+        """
+        crop_s = self.facts.preset.get("training", {}).get("crop_s")
+        if crop_s is None:
+            raise BundleError(self.path, "the checkpoint's preset does not say how long its crops are")
+        return Windowed(self.model, whole_frames(crop_s, self.facts.signal.rate_hz, 1))
+
+
+class WindowedModel(msgspec.Struct, frozen=True):
+    """What a windowed bundle's manifest says of its model besides the configuration of its network."""
+
+    kind: str
+    crop_samples: Annotated[int, msgspec.Meta(ge=1)]
 
 
 def save_checkpoint(
@@ -82,11 +101,22 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(_model(path, facts.kind, facts.model, path / WEIGHTS_NAME), facts, path)
 
 
-def model_from_bundle(bundle: Bundle) -> EcgMamba:
-    """Build the PyTorch model of a bundle, in evaluation mode."""
-    model = _model(bundle.path, MAMBA, bundle.manifest.model, bundle.weights_path)
-    assert isinstance(model, EcgMamba)
-    return model
+def model_from_bundle(bundle: Bundle) -> EcgMamba | Windowed:
+    """Build the PyTorch model of a bundle, in evaluation mode: of a windowed one as it is evaluated, over crops.
+
+    Raises BundleError when the manifest does not describe a model of the trainer's or the weights do not fit it.
+    """
+    table = dict(bundle.manifest.model)
+    if bundle.manifest.kind != WINDOWED:
+        model = _model(bundle.path, MAMBA, table, bundle.weights_path)
+        assert isinstance(model, EcgMamba)
+        return model
+    try:
+        stated = msgspec.convert(table, WindowedModel)
+    except msgspec.ValidationError as error:
+        raise BundleError(bundle.path, f"the manifest's model is none of the trainer's: {error}") from None
+    config = {name: value for name, value in table.items() if name not in WindowedModel.__struct_fields__}
+    return Windowed(_model(bundle.path, stated.kind, config, bundle.weights_path), stated.crop_samples).eval()
 
 
 def _model(path: Path, kind: str, config: dict[str, Any], weights: Path) -> nn.Module:

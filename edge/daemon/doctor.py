@@ -28,6 +28,7 @@ from edge.daemon.transport import BrokerSettings, ConnectionState
 from edge.errors import ConfigError, EcgEdgeError
 from edge.runtime.base import Runtime
 from edge.runtime.bundle import Bundle, load_bundle
+from edge.runtime.manifest import WINDOWED
 from edge.runtime.select import available_runtimes, open_or_fall_back
 from edge.runtime.tensorrt.targets import NAME as TENSORRT
 
@@ -101,19 +102,23 @@ def check_model(config: Config) -> list[Check]:
 
 
 def check_runtimes(bundle: Bundle, configured: str) -> list[Check]:
-    """See which runtimes can open the bundle; one is enough, and the GPU's matters only where it is asked for."""
+    """See which runtimes can open the bundle; one is enough.
+
+    The GPU's matters only where it is asked for, and so does any that cannot compute a windowed bundle.
+    """
     found = available_runtimes(bundle)
     works = next((name for name, problem in found if problem is None), None)
-    return [_runtime_check(name, problem, configured, works) for name, problem in found]
+    spare = set(dict(found)) if bundle.manifest.kind == WINDOWED else {TENSORRT}
+    return [_runtime_check(name, problem, works, name in spare - {configured}) for name, problem in found]
 
 
-def _runtime_check(name: str, problem: str | None, configured: str, works: str | None) -> Check:
+def _runtime_check(name: str, problem: str | None, works: str | None, spare: bool) -> Check:
     check = f"runtime {name}"
     if problem is None:
         return Check(check, "ok", "opens the bundle")
     if works is None:
         return Check(check, "fail", problem)
-    if name == TENSORRT != configured:
+    if spare:
         return Check(check, "ok", f"not asked for; {problem}")
     return Check(check, "warn", problem, f"until then the daemon runs {works}")
 

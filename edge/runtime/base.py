@@ -8,9 +8,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import SignalError
+from edge.errors import RuntimeUnavailableError, SignalError
 from edge.runtime.bundle import Bundle
-from edge.runtime.manifest import Calibration, Manifest, StateTensor
+from edge.runtime.manifest import RECURRENT, Calibration, Manifest, StateTensor
 
 Float32Array = NDArray[np.float32]
 State = dict[str, Float32Array]
@@ -49,6 +49,12 @@ class Runtime(Protocol):
 def initial_state(tensors: Sequence[StateTensor], batch: int) -> State:
     """Return the state of `batch` streams at their start: name → (batch, *shape)."""
     return {t.name: np.full((batch, *t.shape), t.init, dtype=np.float32) for t in tensors}
+
+
+def require_recurrent(runtime: str, manifest: Manifest) -> None:
+    """Raise RuntimeUnavailableError in the name of a runtime that computes nothing but recurrent bundles."""
+    if manifest.kind != RECURRENT:
+        raise RuntimeUnavailableError(runtime, f"the bundle is {manifest.kind}, {runtime} computes recurrent ones")
 
 
 def check_frames(manifest: Manifest, slots: int, frames: Float32Array) -> None:

@@ -14,7 +14,7 @@ from edge.runtime.manifest import MANIFEST_NAME, ONNX_NAME, WEIGHTS_NAME, Manife
 
 SHIPPED_BUNDLE = "ecg-mamba"
 MANIFEST_LIMIT_BYTES = 4 * 1024 * 1024
-FILE_LIMIT_BYTES = 512 * 1024 * 1024
+FILE_LIMIT_BYTES = 1024 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Bundle:
 
     @property
     def onnx_path(self) -> Path:
-        """The recurrent graph."""
+        """The graph."""
         return self.path / ONNX_NAME
 
     @property

@@ -15,6 +15,13 @@ MANIFEST_NAME = "manifest.json"
 ONNX_NAME = "model.onnx"
 WEIGHTS_NAME = "model.safetensors"
 
+RECURRENT, WINDOWED = "recurrent", "windowed"
+KINDS = (RECURRENT, WINDOWED)
+"""How a bundle's graph works: it takes a hop and carries state, or it takes the whole window anew at every hop."""
+
+WINDOW = "window"
+"""The one state of a windowed bundle: the samples of the window, which its graph takes as `x`."""
+
 GRAPHS = {"fp32": ONNX_NAME, "fp16": "model_fp16.onnx"}
 """Precision of the projections → the file that holds the graph. A bundle needs only the first; TensorRT takes both."""
 
@@ -43,12 +50,17 @@ class SignalSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StateTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One carried tensor of a stream: its ONNX input is `name`, its output `name_out`, a stream starts at `init`."""
+    """One carried tensor of a stream, which starts at `init`; a recurrent graph takes `name` and gives `name_out`."""
 
     name: Name
     shape: list[Annotated[int, msgspec.Meta(ge=1, le=65536)]]
     init: float = 0.0
     dtype: Literal["float32"] = "float32"
+
+
+def window_tensor(samples: int, leads: int) -> StateTensor:
+    """Return the state of a windowed bundle, which starts as silence."""
+    return StateTensor(WINDOW, [samples, leads])
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,7 +107,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """What `manifest.json` holds. Lengths of lists follow `classes` and `leads`; `problems` checks them."""
 
     schema: Literal[1] = 1
-    kind: Literal["recurrent", "windowed"] = "recurrent"
+    kind: Name = RECURRENT
     name: Name
     version: Name
     notice: str
@@ -151,6 +163,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         signal, calibration = self.signal, self.calibration
         numbers = [*signal.mean_mv, *signal.std_mv, *calibration.scale, *calibration.bias, *sum(signal.sos, ())]
         return [
+            (self.kind not in KINDS, f"kind is {self.kind}, and this ecg-edge knows {' and '.join(KINDS)}"),
             (any(lead not in STANDARD_LEADS for lead in self.leads), "leads has a name that is not a standard lead"),
             (len(set(self.leads)) != leads or len(set(self.classes)) != classes, "leads or classes name one twice"),
             (
@@ -167,6 +180,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             (
                 self.hop_samples > 0 and self.window_samples % self.hop_samples != 0,
                 "window_s must be whole hops",
+            ),
+            (
+                self.kind == WINDOWED and self.state != [window_tensor(self.window_samples, leads)],
+                f"the state of a windowed bundle is {WINDOW} alone, with the shape (window samples, leads)",
             ),
             (
                 not set(self._watched) <= {tensor.name for tensor in self.state},

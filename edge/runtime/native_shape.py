@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from edge.errors import RuntimeUnavailableError
-from edge.runtime.base import Float32Array
+from edge.runtime.base import Float32Array, require_recurrent
 from edge.runtime.manifest import Manifest, StateTensor
 from edge.runtime.native_build import NAME
 
@@ -89,8 +89,7 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def shape_of(manifest: Manifest) -> Shape:
     """Read the shape of a manifest's model; raises RuntimeUnavailableError for what the kernel does not compute."""
-    if manifest.kind != "recurrent":
-        raise RuntimeUnavailableError(NAME, f"the bundle is {manifest.kind}, the kernel computes recurrent ones")
+    require_recurrent(NAME, manifest)
     try:
         shape = msgspec.convert(manifest.model, Shape)
     except msgspec.ValidationError as error:

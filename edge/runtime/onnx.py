@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -13,18 +13,18 @@ import numpy as np
 from edge.errors import BundleError, RuntimeUnavailableError
 from edge.runtime.base import Float32Array, State, check_frames
 from edge.runtime.bundle import Bundle
-from edge.runtime.manifest import ONNX_NAME
+from edge.runtime.manifest import ONNX_NAME, Manifest
 from edge.runtime.slots import SlotStore
 
 NAME = "onnxruntime"
 FLOAT32 = "tensor(float)"
 
-Shapes = dict[str, list[int]]
-"""Tensor name → its fixed trailing dimensions."""
+Shapes = dict[str, list[int | None]]
+"""Tensor name → its dimensions, None for one that is free."""
 
 
 class OnnxRuntime:
-    """Runs a bundle's recurrent graph in ONNX Runtime; see `edge.runtime.base.Runtime` for the contract.
+    """Runs a recurrent bundle's graph in ONNX Runtime; see `edge.runtime.base.Runtime` for the contract.
 
     Raises RuntimeUnavailableError when ONNX Runtime cannot be imported and BundleError when the graph cannot be
     loaded or does not have the inputs and outputs that the manifest states.
@@ -35,10 +35,15 @@ class OnnxRuntime:
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
         self.bundle = bundle
         self._session = _open_session(bundle, threads)
-        _check_signature(bundle, self._session)
+        _check_signature(bundle, self._session, *self.signature(bundle.manifest))
         self._slots = SlotStore(bundle.manifest.state)
-        self._states = [tensor.name for tensor in bundle.manifest.state]
-        self._outputs = ["logits", *(f"{name}_out" for name in self._states)]
+
+    @staticmethod
+    def signature(manifest: Manifest) -> tuple[Shapes, Shapes]:
+        """Return the inputs and the outputs that the graph of such a manifest has."""
+        states: Shapes = {tensor.name: [None, *tensor.shape] for tensor in manifest.state}
+        after: Shapes = {f"{name}_out": shape for name, shape in states.items()}
+        return {"x": [None, None, len(manifest.leads)], **states}, {"logits": [None, len(manifest.classes)], **after}
 
     def open_slot(self) -> int:
         """Reserve a slot in its initial state and return its number."""
@@ -61,11 +66,15 @@ class OnnxRuntime:
         check_frames(manifest, len(slots), frames)
         if not slots:
             return np.empty((0, len(manifest.classes)), dtype=np.float32)
-        feed = self._slots.gather(slots)
-        feed["x"] = np.ascontiguousarray(frames, dtype=np.float32)
-        logits, *states = self._session.run(self._outputs, feed)
-        self._slots.scatter(slots, dict(zip(self._states, states, strict=True)))
-        return np.asarray(logits, dtype=np.float32)
+        logits, after = self.advance(self._slots.gather(slots), np.ascontiguousarray(frames, dtype=np.float32))
+        self._slots.scatter(slots, after)
+        return logits
+
+    def advance(self, state: State, frames: Float32Array) -> tuple[Float32Array, State]:
+        """Take frames (slots, samples, leads) from a state; return logits (slots, classes) and the state after."""
+        names = ["logits", *(f"{name}_out" for name in state)]
+        logits, *after = self._session.run(names, {"x": frames, **state})
+        return logits, dict(zip(state, after, strict=True))
 
     def save_slot(self, slot: int) -> State:
         """Return a copy of a slot's state."""
@@ -113,27 +122,24 @@ def _open_session(bundle: Bundle, threads: int) -> Any:
         raise BundleError(bundle.path, f"{ONNX_NAME} cannot be loaded by ONNX Runtime: {reason}") from None
 
 
-def _check_signature(bundle: Bundle, session: Any) -> None:
-    manifest = bundle.manifest
-    states: Shapes = {tensor.name: list(tensor.shape) for tensor in manifest.state}
-    outputs: Shapes = {"logits": [len(manifest.classes)]} | {f"{name}_out": shape for name, shape in states.items()}
+def _check_signature(bundle: Bundle, session: Any, inputs: Shapes, outputs: Shapes) -> None:
     problems = [
-        *_differences("input", {"x": [len(manifest.leads)]} | states, session.get_inputs(), {"x": 2}),
-        *_differences("output", outputs, session.get_outputs(), {}),
+        *_differences("input", inputs, session.get_inputs()),
+        *_differences("output", outputs, session.get_outputs()),
     ]
     if problems:
         raise BundleError(bundle.path, f"{ONNX_NAME} and the manifest disagree: " + "; ".join(problems))
 
 
-def _differences(kind: str, expected: Shapes, found: Sequence[Any], dynamic: Mapping[str, int]) -> list[str]:
-    """Say, one line each, where a graph's tensors differ; `dynamic` is how many leading axes are free (else one)."""
+def _differences(kind: str, expected: Shapes, found: Sequence[Any]) -> list[str]:
+    """Say, one line each, where a graph's tensors differ from what is expected."""
     graph = {node.name: node for node in found}
     problems = [f"{kind} {name} is missing from the graph" for name in expected if name not in graph]
     problems += [f"the graph has an unknown {kind} {name}" for name in graph if name not in expected]
     for name in expected.keys() & graph.keys():
-        node, free = graph[name], dynamic.get(name, 1)
-        fixed = all(not isinstance(size, int) for size in node.shape[:free])
-        if node.type != FLOAT32 or not fixed or list(node.shape[free:]) != expected[name]:
-            want = ["any"] * free + expected[name]
+        node = graph[name]
+        shape = [size if isinstance(size, int) else None for size in node.shape]
+        if node.type != FLOAT32 or shape != expected[name]:
+            want = ["any" if size is None else size for size in expected[name]]
             problems.append(f"{kind} {name} is {node.type} {node.shape}, the manifest says float32 {want}")
     return sorted(problems)

@@ -9,15 +9,23 @@ from edge.errors import EcgEdgeError, RuntimeUnavailableError
 from edge.runtime import onnx
 from edge.runtime.base import Runtime
 from edge.runtime.bundle import Bundle
+from edge.runtime.manifest import WINDOWED
 from edge.runtime.native import NativeRuntime
 from edge.runtime.native_build import NAME as NATIVE
 from edge.runtime.tensorrt.runtime import TensorRtRuntime
+from edge.runtime.windowed import WindowedRuntime
 
 AUTO = "auto"
 
+
+def open_onnxruntime(bundle: Bundle, threads: int) -> Runtime:
+    """Open a bundle of either kind in ONNX Runtime, which alone runs both."""
+    return (WindowedRuntime if bundle.manifest.kind == WINDOWED else onnx.OnnxRuntime)(bundle, threads)
+
+
 RUNTIMES: dict[str, Callable[[Bundle, int], Runtime]] = {
     NATIVE: NativeRuntime,
-    onnx.NAME: onnx.OnnxRuntime,
+    onnx.NAME: open_onnxruntime,
     TensorRtRuntime.name: TensorRtRuntime,  # after what runs on a CPU: whoever wants the GPU says so
 }
 """Every runtime by name, the one to prefer first; each takes (bundle, threads) and raises RuntimeUnavailableError where

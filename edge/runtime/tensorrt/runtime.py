@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edge.errors import RuntimeUnavailableError, SignalError
-from edge.runtime.base import Float32Array, State, check_frames
+from edge.runtime.base import Float32Array, State, check_frames, require_recurrent
 from edge.runtime.bundle import Bundle
 from edge.runtime.manifest import GRAPHS, Manifest
 from edge.runtime.tensorrt.bucket import Bucket, Gpu
@@ -38,6 +38,7 @@ class TensorRtRuntime:
         Where both were, it is what suits the GPU.
         """
         self.bundle = bundle
+        require_recurrent(NAME, bundle.manifest)
         trt = import_tensorrt()
         self._device = CudaDevice()
         with self._device.current():

@@ -30,8 +30,8 @@ from export.graph import recurrent_graph
 from export.precision import float16_graph
 from export.windowed import HOP_S, WINDOW_S, windowed_graph
 from trainer.checkpoint import Checkpoint
-from trainer.kinds import describe_config
-from trainer.model import EcgMamba, ModelConfig, state_layout
+from trainer.kinds import MAMBA, describe_config
+from trainer.model import ModelConfig, state_layout
 
 UNTUNED = OperatingPoint(f1_threshold=0.5, on=0.5, off=0.4, dwell_s=3.0)
 """Until `ecg-trainer tune` has seen the model."""
@@ -68,13 +68,10 @@ def write_bundle(checkpoint: Checkpoint, out: Path, name: str, version: str) -> 
 
 def graphs_of(checkpoint: Checkpoint) -> dict[str, onnx.ModelProto]:
     """Return a bundle's graphs by file name: a windowed one is in float32 alone, for ONNX Runtime."""
-    if not isinstance(checkpoint.model, EcgMamba):
-        return {
-            ONNX_NAME: windowed_graph(
-                checkpoint.windowed_model(), len(checkpoint.facts.leads), checkpoint.facts.signal.rate_hz
-            )
-        }
-    graph = recurrent_graph(checkpoint.model)
+    facts = checkpoint.facts
+    if facts.kind != MAMBA:
+        return {ONNX_NAME: windowed_graph(checkpoint.windowed_model(), len(facts.leads), facts.signal.rate_hz)}
+    graph = recurrent_graph(checkpoint.streaming_model())
     return {ONNX_NAME: graph, GRAPHS["fp16"]: float16_graph(graph)}
 
 
@@ -104,8 +101,8 @@ def state_tensors(config: ModelConfig) -> list[StateTensor]:
 def _kind_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return what a manifest says of the model itself, by the kind of bundle it makes."""
     facts, rate_hz = checkpoint.facts, checkpoint.facts.signal.rate_hz
-    if isinstance(checkpoint.model, EcgMamba):
-        config = checkpoint.model.config
+    if facts.kind == MAMBA:
+        config = checkpoint.streaming_model().config
         return {
             "stride": config.stride,
             "window_s": config.window_samples / rate_hz,

@@ -24,18 +24,20 @@ def shipped_runtime() -> Runtime:
     return open_runtime(load_bundle(), "auto")
 
 
-def offline_scores(samples: Int16Array, rate_hz: int = 100) -> list[HopScore]:
+def offline_scores(samples: Int16Array, rate_hz: int = 100, runtime: Runtime | None = None) -> list[HopScore]:
     """Score int16 samples, (samples, 12) in microvolts."""
-    (scores,) = score_recordings(shipped_runtime(), [millivolts(samples)], rate_hz)
+    (scores,) = score_recordings(runtime or shipped_runtime(), [millivolts(samples)], rate_hz)
     return scores
 
 
-def assert_same_scores(published: list[dict[str, Any]], samples: Int16Array, rate_hz: int = 100) -> None:
-    """Hold what was published, every hop of it, against the offline scores."""
-    wanted = offline_scores(samples, rate_hz)
+def assert_same_scores(
+    published: list[dict[str, Any]], samples: Int16Array, rate_hz: int = 100, runtime: Runtime | None = None
+) -> None:
+    """Hold what was published, every hop of it, against the offline scores, of the shipped bundle unless said."""
+    wanted = offline_scores(samples, rate_hz, runtime)
     assert [score["i"] for score in published] == [score.last_index for score in wanted]
     assert [score["state"] for score in published] == ["ready" if score.ready else "warming" for score in wanted]
-    manifest = shipped_runtime().bundle.manifest
+    manifest = (runtime or shipped_runtime()).bundle.manifest
     assert all(list(score["p"]) == manifest.classes for score in published)
     found = np.array([list(score["p"].values()) for score in published])
     assert np.abs(found - [score.probabilities for score in wanted]).max() <= TOLERANCE

@@ -25,10 +25,10 @@ def small_config(kind, **changes):
     return msgspec.convert({**SMALLER.get(kind, {}), **changes}, config_type(kind))
 
 
-def small_network(kind, seed=0):
+def small_network(kind, seed=0, **changes):
     """A small network of a kind, in evaluation mode; no parameter stands at a starting value that hides another."""
     torch.manual_seed(seed)
-    network = build_network(kind, small_config(kind)).eval()
+    network = build_network(kind, small_config(kind, **changes)).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from tests.tiny_bundle import tiny_checkpoint
 from tests.tiny_ptbxl import rows_of, write_ptbxl
 from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.cli import main as trainer
+from trainer.ptbxl import CLASSES
 
 CODES = ["NORM", "IMI", "NDT", "LAFB", "LVH"]
 
@@ -29,12 +31,18 @@ average_decay = 0.0
 """
 
 
-def windowed_checkpoint(kind: str, training: dict[str, object] | None = None, **signal: object) -> Checkpoint:
+Table = dict[str, object]
+
+
+def windowed_checkpoint(
+    kind: str, training: Table | None = None, signal: Table | None = None, task: Table | None = None,
+    classes: Sequence[str] = CLASSES,
+) -> Checkpoint:  # fmt: skip
     """A small network of a kind with random weights, and the tables of the preset it says it was trained with."""
     crop_s = 10.0 if kind == "cardionet-xl" else 2.5
-    preset = {"training": {"crop_s": crop_s, **(training or {})}, "signal": signal}
-    facts = msgspec.structs.replace(tiny_checkpoint().facts, kind=kind, preset=preset)
-    return Checkpoint(small_network(kind), facts, Path(kind))
+    preset = {"training": {"crop_s": crop_s, **(training or {})}, "signal": signal or {}, "task": task or {}}
+    facts = msgspec.structs.replace(tiny_checkpoint(classes).facts, kind=kind, preset=preset)
+    return Checkpoint(small_network(kind, n_classes=len(classes)), facts, Path(kind))
 
 
 def windowed_bundle(path: Path, kind: str = "resnet1d-wang") -> Bundle:

@@ -18,8 +18,7 @@ from edge.runtime.bundle import load_bundle
 from edge.runtime.manifest import Manifest
 from trainer.folds import folds_text, parse_folds
 from trainer.plots import write_plots
-from trainer.predict import MODES, labels_of, score
-from trainer.ptbxl import open_ptbxl
+from trainer.predict import MODES, TABLE_HELP, labels_of, open_labelled, score
 from trainer.report import (
     DATA,
     DEFAULT_REPLICATES,
@@ -52,6 +51,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--folds", type=parse_folds, default="9", help="such as 9 or 1-3,9 (default: 9)")
     parser.add_argument("--mode", choices=MODES, default="batch", help="how to score (default: batch)")
     parser.add_argument("--runtime", default="auto", metavar="NAME", help="what streams run on (default: auto)")
+    parser.add_argument("--table", type=Path, metavar="FILE", help=TABLE_HELP)
     parser.add_argument("--plots", type=Path, metavar="DIR", help="write ROC, precision-recall and other plots here")
     parser.add_argument(
         "--bootstrap", type=int, default=DEFAULT_REPLICATES, metavar="N",
@@ -62,7 +62,8 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Score the folds and print the figures."""
     start_s = time.monotonic()
-    bundle, data = load_bundle(args.bundle), open_ptbxl(args.data)
+    bundle = load_bundle(args.bundle)
+    data = open_labelled(bundle, args.data, args.table)
     manifest, rows = bundle.manifest, data.rows(args.folds)
     labels = labels_of(bundle, data, rows)
     scored = score(bundle, data, rows, args.mode, args.runtime)
@@ -96,6 +97,7 @@ def command_of(args: argparse.Namespace) -> str:
     """Return the command in words that hold on any machine."""
     words = ["ecg-trainer evaluate --data PTBXL_ROOT"]
     words += [f"--bundle {args.bundle.resolve().name}"] if args.bundle else []
+    words += [f"--table {args.table.name}"] if args.table else []
     return " ".join([*words, f"--folds {folds_text(args.folds)} --mode {args.mode} --json"])
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,7 +22,8 @@ from trainer.checkpoint import model_from_bundle
 from trainer.data import records_mv
 from trainer.kinds import record_logits
 from trainer.progress import progress
-from trainer.ptbxl import CLASSES, RATE_HZ, PtbXl
+from trainer.ptbxl import RATE_HZ, PtbXl
+from trainer.tasks import TaskPreset, open_task
 
 Float32Array = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -29,6 +32,7 @@ OnProgress = Callable[[int], None]
 
 MODES = ("batch", "stream")
 BATCH_RECORDS = 128
+TABLE_HELP = "the table of labels, for a model that was trained on one"
 
 
 @dataclass(frozen=True)
@@ -84,15 +88,35 @@ def stream_logits(runtime: Runtime, data: PtbXl, rows: Rows, on_progress: OnProg
     return np.concatenate(parts)
 
 
+def open_labelled(bundle: Bundle, root: Path, table: Path | None = None) -> PtbXl:
+    """Open a PTB-XL root with labels of the task a bundle's model was trained for: superclasses unless it says other.
+
+    `table` is the user's own table of labels, of which a bundle knows the name alone. Raises BundleError when it is
+    wanting or the task is none of the trainer's, and what `trainer.tasks.open_task` does.
+    """
+    preset = bundle.manifest.training.get("preset")
+    described = dict(preset.get("task", {})) if isinstance(preset, dict) else {}
+    if described.get("table"):
+        if table is None:
+            raise BundleError(bundle.path, f"its classes are columns of {described['table']}; name it with --table")
+        described["table"] = str(table)
+    try:
+        return open_task(root, msgspec.convert(described, TaskPreset))
+    except msgspec.ValidationError as error:
+        raise BundleError(bundle.path, f"the task it was trained for is none of the trainer's: {error}") from None
+
+
 def labels_of(bundle: Bundle, data: PtbXl, rows: Rows) -> Float32Array:
     """Return the labels (records, classes) in the bundle's order of classes.
 
-    Raises BundleError when a class of the bundle is no superclass of PTB-XL.
+    Raises BundleError when the labels do not have a class of the bundle.
     """
-    unknown = [name for name in bundle.manifest.classes if name not in CLASSES]
+    unknown = [name for name in bundle.manifest.classes if name not in data.classes]
     if unknown:
-        raise BundleError(bundle.path, f"classes {', '.join(unknown)} are not among PTB-XL's {', '.join(CLASSES)}")
-    return data.labels[rows][:, [CLASSES.index(name) for name in bundle.manifest.classes]]
+        raise BundleError(
+            bundle.path, f"classes {', '.join(unknown)} are not among the labels' {', '.join(data.classes)}"
+        )
+    return data.labels[rows][:, [data.classes.index(name) for name in bundle.manifest.classes]]
 
 
 def _blocks(rows: Rows, size: int) -> Iterator[Rows]:

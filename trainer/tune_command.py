@@ -23,8 +23,8 @@ from edge.runtime.bundle import Bundle, load_bundle, write_manifest
 from edge.runtime.manifest import WEIGHTS_NAME, Manifest
 from edge.runtime.select import open_runtime
 from trainer.folds import folds_text, parse_folds
-from trainer.predict import labels_of, score
-from trainer.ptbxl import PtbXl, open_ptbxl
+from trainer.predict import TABLE_HELP, labels_of, open_labelled, score
+from trainer.ptbxl import PtbXl
 from trainer.report import DATA, DEFAULT_REPLICATES, Measurement, figures_table, measure, sheet_table
 from trainer.streams.cache import cached_arrays
 from trainer.streams.plan import HEALTHY_STREAMS, PlanSettings
@@ -69,6 +69,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="which streams must keep to it: restless (another patient every 10 s), steady (every minute); "
         "default: both",
     )  # fmt: skip
+    parser.add_argument("--table", type=Path, metavar="FILE", help=TABLE_HELP)
     parser.add_argument("--plots", type=Path, metavar="DIR", help="write the trade-off curves here")
 
 
@@ -104,7 +105,8 @@ class Tuned:
 
 def run(args: argparse.Namespace) -> int:
     """Tune, write the manifest, print what changed."""
-    bundle, data = load_bundle(args.bundle), open_ptbxl(args.data)
+    bundle = load_bundle(args.bundle)
+    data = open_labelled(bundle, args.data, args.table)
     tuned = tune_bundle(bundle, data, args.folds, args.budget, args.healthy_streams)
     metrics = {**_origin(args), **tuned.metrics()}
     before, after = bundle.manifest, msgspec.structs.replace(tuned.manifest, metrics=metrics)
@@ -174,6 +176,7 @@ def _origin(args: argparse.Namespace) -> dict[str, object]:
     """Say where figures come from, in words that hold on any machine."""
     bundle, kinds = args.bundle.resolve().name, sorted(args.healthy_streams)
     words = [f"ecg-trainer tune --data PTBXL_ROOT --bundle {bundle} --folds {folds_text(args.folds)}"]
+    words += [f"--table {args.table.name}"] if args.table else []
     words += [f"--budget {args.budget:g}"]
     words += [] if kinds == sorted(HEALTHY_STREAMS) else [f"--healthy-streams {' '.join(kinds)}"]
     return {

@@ -236,7 +236,7 @@ def test_a_windowed_bundle_of_a_network_that_is_not_the_trainers_runs_but_has_no
 
 def test_a_zero_phase_network_is_not_exported(tmp_path):
     with pytest.raises(BundleError, match="future"):
-        write_bundle(windowed_checkpoint("simple-cnn-1d", filter="zero_phase"), tmp_path / "b", "b", "0.1")
+        write_bundle(windowed_checkpoint("simple-cnn-1d", signal={"filter": "zero_phase"}), tmp_path / "b", "b", "0.1")
     assert not (tmp_path / "b").exists()
 
 

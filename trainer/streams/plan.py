@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.ptbxl import CLASSES, PtbXl
+from trainer.ptbxl import PtbXl
 from trainer.streams.play import RECORD_S
 
 Rows = NDArray[np.int64]
@@ -63,18 +63,20 @@ class Plan:
 def plan_streams(data: PtbXl, rows: Rows, settings: PlanSettings) -> list[Plan]:
     """Return the streams that these records make; the same data and settings give the same.
 
-    There are none when a half of the patients has no record of NORM alone.
+    There are none when a half of the patients has no record of NORM alone, or NORM is no class of the labels.
     """
+    if HEALTHY not in data.classes:
+        return []
     rng = np.random.default_rng(settings.seed)
     single = rows[data.labels[rows].sum(axis=1) == 1]
     shown = data.labels[single].argmax(axis=1)
     half = patient_halves(data.patient_ids[single], shown, rng)
     plans: list[Plan] = []
     for h in HALVES:
-        normal = single[(half == h) & (shown == CLASSES.index(HEALTHY))]
+        normal = single[(half == h) & (shown == data.classes.index(HEALTHY))]
         if not len(normal):
             return []
-        ill = {name: single[(half == h) & (shown == k)] for k, name in enumerate(CLASSES) if name != HEALTHY}
+        ill = {name: single[(half == h) & (shown == k)] for k, name in enumerate(data.classes) if name != HEALTHY}
         plans += _normal_streams(normal, h, settings, rng)
         plans += _switch_streams(normal, ill, h, settings, rng)
     return plans

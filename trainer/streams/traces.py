@@ -75,7 +75,8 @@ def score_streams(runtime: Runtime, data: PtbXl, rows: Rows, settings: PlanSetti
     plans = plan_streams(data, rows, settings)
     if not plans:
         return Streams([], settings, joins)
-    facts = [FORMAT, *_model_facts(bundle), runtime.name, data.ecg_ids[rows].tolist(), asdict(settings), joins]
+    played = [data.ecg_ids[plan.rows].tolist() for plan in plans]  # which goes by the labels too
+    facts = [FORMAT, *_model_facts(bundle), runtime.name, played, asdict(settings), joins]
     stored = cached_arrays("streams", facts, lambda: _play(runtime, data, plans, joins))
     ends = np.cumsum([len(plan.rows) * hops for plan in plans])[:-1]
     good = good_hops(bundle, data, rows)

@@ -13,12 +13,16 @@ from edge.errors import ConfigError
 from tests.small_networks import SMALLER
 from tests.tiny_ptbxl import rows_of, write_ptbxl
 from trainer.augment import Augmentation
+from trainer.batches import batches
 from trainer.checkpoint import load_checkpoint
 from trainer.cli import main
+from trainer.data import prepared
 from trainer.kinds import describe_config, model_config
 from trainer.objective import loss_of, positive_weights
 from trainer.preset import TrainingPreset, load_preset, preset_names, same_recipe
-from trainer.train import BEST_NAME, LAST_NAME, Trainer
+from trainer.targets import with_targets
+from trainer.tasks import open_task
+from trainer.train import BEST_NAME, Trainer
 
 SHIPPED = {
     "cardionet-xl": 4_135_717, "ecg-mamba-seed": 66_565, "hubert-ecg-base": 92_801_925,
@@ -68,10 +72,6 @@ def test_every_preset_is_listed_with_its_size_task_and_kind(capsys):
 @pytest.mark.parametrize("name", sorted(set(SHIPPED) - {"hubert-ecg-base", "hubert-ecg-large"}))
 @pytest.mark.usefixtures("cache")
 def test_every_recipe_trains_with_a_small_model_and_what_it_keeps_comes_back(name, root, tmp_path):
-    from trainer.data import prepared
-    from trainer.targets import with_targets
-    from trainer.tasks import open_task
-
     preset = smaller(name)
     data = open_task(root, msgspec.structs.replace(preset.task, min_likelihood=0.0))
     rows, tune_rows = data.rows([1]), data.rows([9])
@@ -135,8 +135,6 @@ def test_focal_loss_forgives_what_is_nearly_right():
 
 
 def test_augmentations_of_a_recipe_change_batches_and_leave_others_as_they_were():
-    from trainer.batches import batches
-
     signals, targets = np.ones((8, 1000, 12), np.float32), np.eye(8, dtype=np.float32)
 
     def epoch(recipe):
@@ -151,4 +149,3 @@ def test_augmentations_of_a_recipe_change_batches_and_leave_others_as_they_were(
 def test_the_model_of_a_preset_is_stated_whole(capsys):
     described = listed(capsys, "s4-ecg")["s4-ecg"]
     assert model_config("s4-ecg", described["model"]).d_state == 8
-    assert LAST_NAME not in described

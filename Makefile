@@ -36,8 +36,8 @@ format: setup ## put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## measure the runtimes side by side
-	$(BIN)/python tests/benchmarks/bench_runtime.py
+bench: setup ## measure this machine: runtimes, limit, what else one would do, the daemon under load (ten minutes)
+	$(BIN)/ecg-edge bench --rivals tests/benchmarks/rivals.py
 
 train: setup ## rebuild the shipped bundle: make train DATA=path/to/ptb-xl (resumes when interrupted)
 	@test -n "$(DATA)" || { echo "say where PTB-XL is: make train DATA=path/to/ptb-xl"; exit 2; }

@@ -42,6 +42,32 @@ class Peak:
         return work.multiply_adds / self.multiply_adds_per_s + work.exponentials / self.exponentials_per_s
 
 
+@dataclass(frozen=True)
+class Limit:
+    """What one core could carry of a model, were nothing but its arithmetic to be done."""
+
+    width: str
+    multiply_adds_per_s: float
+    exponentials_per_s: float
+    multiply_adds_per_hop: int
+    exponentials_per_hop: int
+    streams_per_core: float
+
+
+def limit_of(width: str, peak: Peak, work: Work, hop_s: float) -> Limit:
+    """Return how many streams in real time a core could carry, whose hops are that much work each."""
+    streams = hop_s / peak.seconds(work)
+    return Limit(
+        width, peak.multiply_adds_per_s, peak.exponentials_per_s, work.multiply_adds, work.exponentials, streams
+    )
+
+
+def measure_limit(manifest: Manifest, width: str | None = None) -> Limit:
+    """Measure the limit of a build of the native kernel; raises RuntimeUnavailableError for a model it cannot run."""
+    width, _ = native_module(width)
+    return limit_of(width, measure_peak(width), hop_work(manifest, manifest.hop_samples), manifest.hop_s)
+
+
 def hop_work(manifest: Manifest, samples: int) -> Work:
     """Count what a step of one stream computes; raises RuntimeUnavailableError for a model of another kind."""
     s = shape_of(manifest)

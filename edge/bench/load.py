@@ -9,16 +9,18 @@ from __future__ import annotations
 import argparse
 import re
 import selectors
-import socket
 import struct
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
 
 import msgspec
 import numpy as np
 
 from edge.bench import packets
+from edge.bench.connection import Connection, dial
 from edge.replay.device import quantised
 from edge.replay.patient import simulate
 from edge.signal.leads import STANDARD_LEADS
@@ -33,6 +35,7 @@ DEVICES_PER_CONNECTION = 50
 DEVICE_PREFIX = "bench-"
 TICK_S = 0.002
 REMEMBERED_CHUNKS = 1024
+MEASURING, SENT = "measuring", "sent"
 SCORE_TOPIC = re.compile(rb"/bench-(\d+)/score$")
 SCORE_INDEX = re.compile(rb'"i":(\d+)')
 
@@ -48,42 +51,10 @@ class Report:
     scores: int
     scores_due: int
     latency_ms: dict[str, float]
+    growth_ms: float
+    """Median latency of the last third of the time less that of the first: above a few, the lag grows."""
     late_ms: dict[str, float]
     """How far the generator itself fell behind its schedule: above a few, the figures say nothing of the daemon."""
-
-
-@dataclass
-class Connection:
-    """One client's socket, what it still has to send, and its packet numbers."""
-
-    sock: socket.socket
-    unsent: bytearray = field(default_factory=bytearray)
-    frames: packets.Frames = field(default_factory=packets.Frames)
-    number: int = 0
-    acknowledged: int = 0
-
-    def next_number(self) -> int:
-        """Return the next packet number, 1 to 65535."""
-        self.number = self.number % packets.MAX_PACKET_NUMBER + 1
-        return self.number
-
-    def flush(self) -> None:
-        """Send what the socket takes."""
-        if self.unsent:
-            try:
-                del self.unsent[: self.sock.send(self.unsent)]
-            except BlockingIOError:
-                return
-
-    def receive(self) -> bytes:
-        """Return what has come; raises ConnectionError when the broker hung up."""
-        try:
-            data = self.sock.recv(1 << 18)
-        except BlockingIOError:
-            return b""
-        if not data:
-            raise ConnectionError("the broker closed a connection of the load generator")
-        return data
 
 
 class Pattern:
@@ -108,10 +79,13 @@ class Pattern:
 
 
 class Load:
-    """The devices and the one who watches their scores; a context manager that hangs up."""
+    """The devices and the one who watches their scores; a context manager that hangs up.
 
-    def __init__(self, host: str, port: int, streams: int) -> None:
-        self.streams = streams
+    hop_samples: how many samples of a device make a score; 0 where nobody scores.
+    """
+
+    def __init__(self, host: str, port: int, streams: int, hop_samples: int = RATE_HZ) -> None:
+        self.streams, self.hop_samples = streams, hop_samples
         self._pattern = Pattern()
         self._selector = selectors.DefaultSelector()
         count = -(-streams // DEVICES_PER_CONNECTION)
@@ -120,8 +94,9 @@ class Load:
         self._watcher.unsent += packets.subscribe(f"{ROOT}/+/score", 0)
         self._heads = [self._head(device) for device in range(streams)]
         self._sent_at = np.zeros((streams, REMEMBERED_CHUNKS))
-        self._latencies_s: list[float] = []
+        self._latencies_s: list[tuple[float, float]] = []  # (when sent, how long until its score)
         self._late_s: list[float] = []
+        self._measured_from_s = 0.0
         self.sent = self.scores = 0
 
     def __enter__(self) -> Load:
@@ -132,18 +107,29 @@ class Load:
             connection.sock.close()
         self._selector.close()
 
-    def run(self, seconds: float, settle_s: float = 3.0) -> Report:
-        """Send for so long, then wait for what is still on its way."""
+    def run(
+        self, seconds: float, settle_s: float = 3.0, warm_up_s: float = 0.0, tell: Callable[[str], None] | None = None
+    ) -> Report:
+        """Send for so long, then wait for what is still on its way, settle_s at most.
+
+        Chunks of the warm-up are sent besides and counted, but not timed. `tell` hears when the MEASURING begins and
+        when all is SENT.
+        """
         begun_s = time.monotonic() + 0.2
-        total = round(seconds / PERIOD_S) * self.streams
-        while self.sent < total:
-            now_s = time.monotonic()
-            self._send_due(begun_s, now_s, total)
-            self._exchange(TICK_S)
+        self._measured_from_s = begun_s + warm_up_s
+        for until_s, event in ((warm_up_s, MEASURING), (warm_up_s + seconds, SENT)):
+            total = round(until_s / PERIOD_S) * self.streams
+            while self.sent < total:
+                self._send_due(begun_s, time.monotonic(), total)
+                self._exchange(TICK_S)
+            if tell is not None:
+                tell(event)
+        samples = self.sent // self.streams * CHUNK_SAMPLES
+        due = samples // self.hop_samples * self.streams if self.hop_samples else 0
         end_s = time.monotonic() + settle_s
-        while time.monotonic() < end_s:
+        while (self.scores < due or self._acknowledged < self.sent) and time.monotonic() < end_s:
             self._exchange(TICK_S)
-        return self._report(seconds)
+        return self._report(seconds, due)
 
     def _send_due(self, begun_s: float, now_s: float, total: int) -> None:
         due = min(total, int((now_s - begun_s) / PERIOD_S * self.streams) + 1) if now_s >= begun_s else 0
@@ -155,7 +141,8 @@ class Load:
             connection.unsent += struct.pack(">H", connection.next_number())
             connection.unsent += self._pattern.payload(number, device, now_ns)
             self._sent_at[device, number % REMEMBERED_CHUNKS] = now_s
-            self._late_s.append(now_s - (begun_s + self.sent / self.streams * PERIOD_S))
+            if now_s >= self._measured_from_s:
+                self._late_s.append(now_s - (begun_s + self.sent / self.streams * PERIOD_S))
             self.sent += 1
 
     def _exchange(self, timeout_s: float) -> None:
@@ -176,31 +163,32 @@ class Load:
         if device is None or index is None:
             return
         number = int(index[1]) // CHUNK_SAMPLES
-        self._latencies_s.append(time.monotonic() - self._sent_at[int(device[1]), number % REMEMBERED_CHUNKS])
+        sent_s = float(self._sent_at[int(device[1]), number % REMEMBERED_CHUNKS])
+        if sent_s >= self._measured_from_s:
+            self._latencies_s.append((sent_s, time.monotonic() - sent_s))
         self.scores += 1
 
-    def _report(self, seconds: float) -> Report:
+    @property
+    def _acknowledged(self) -> int:
+        return sum(connection.acknowledged for connection in self._senders)
+
+    def _report(self, seconds: float, scores_due: int) -> Report:
         return Report(
             streams=self.streams,
             seconds=seconds,
             sent=self.sent,
-            acknowledged=sum(connection.acknowledged for connection in self._senders),
+            acknowledged=self._acknowledged,
             scores=self.scores,
-            scores_due=int(seconds) * self.streams,
-            latency_ms=_quantiles_ms(self._latencies_s),
+            scores_due=scores_due,
+            latency_ms=_quantiles_ms([latency_s for _, latency_s in self._latencies_s]),
+            growth_ms=growth_ms(self._latencies_s),
             late_ms=_quantiles_ms(self._late_s),
         )
 
     def _connect(self, host: str, port: int, client_id: str) -> Connection:
-        sock = socket.create_connection((host, port), timeout=10.0)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.sendall(packets.connect(client_id))
-        answer = sock.recv(4)
-        if answer[:1] != b"\x20" or answer[3:4] != b"\0":
-            raise ConnectionError(f"the broker at {host}:{port} refused the load generator: {answer.hex()}")
-        sock.setblocking(False)
-        connection = Connection(sock)
-        self._selector.register(sock, selectors.EVENT_READ, connection)
+        connection = dial(host, port, client_id)
+        connection.sock.setblocking(False)
+        self._selector.register(connection.sock, selectors.EVENT_READ, connection)
         return connection
 
     def _head(self, device: int) -> bytes:
@@ -216,16 +204,28 @@ def _quantiles_ms(values_s: list[float]) -> dict[str, float]:
     return {name: round(float(value) * 1000, 3) for name, value in named.items()}
 
 
+def growth_ms(latencies_s: list[tuple[float, float]]) -> float:
+    """Return by how much the median of the last third exceeds that of the first, of (when, how long) in seconds."""
+    if not latencies_s:
+        return 0.0
+    when, taken = np.array(latencies_s).T
+    third = (when.max() - when.min()) / 3
+    first, last = taken[when <= when.min() + third], taken[when >= when.max() - third]
+    return round(float(np.median(last) - np.median(first)) * 1000, 3)
+
+
 def main() -> int:
-    """Run as a process; the report is one JSON object on standard output."""
+    """Run as a process: a line when the measuring begins, one when all is sent, then the report as JSON."""
     parser = argparse.ArgumentParser(prog="python -m edge.bench.load", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--streams", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--warm-up", type=float, default=0.0, help="seconds before them that are not timed")
+    parser.add_argument("--hop-samples", type=int, default=RATE_HZ, help="0: nobody scores")
     args = parser.parse_args()
-    with Load(args.host, args.port, args.streams) as load:
-        report = load.run(args.seconds)
+    with Load(args.host, args.port, args.streams, args.hop_samples) as load:
+        report = load.run(args.seconds, warm_up_s=args.warm_up, tell=partial(print, flush=True))
     sys.stdout.buffer.write(msgspec.json.encode(asdict(report)) + b"\n")
     return 0
 

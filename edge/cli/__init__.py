@@ -9,7 +9,7 @@ from edge.cli.output import run_command
 from edge.cli.parsing import add_commands, root_parser
 
 PROG = "ecg-edge"
-COMMANDS = ("run", "demo", "replay", "score", "check_config", "doctor")
+COMMANDS = ("run", "demo", "replay", "score", "check_config", "doctor", "bench")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
             "ecg-edge replay RECORD --broker HOST     play a WFDB record as if it were a live device",
             "ecg-edge score RECORD --json             class probabilities of a record, no broker needed",
             "ecg-edge doctor                          what works on this machine, and what to do where it does not",
+            "ecg-edge bench --quick                   what this machine carries, in less than a minute",
         ],
     )
     add_commands(subparsers, "edge.cli", COMMANDS)

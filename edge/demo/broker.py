@@ -1,4 +1,4 @@
-"""A broker for the demo alone, on a free loopback port: mosquitto if it is installed, else amqtt from PyPI.
+"""A broker for the demo or the benchmark alone, on a free loopback port: mosquitto, else amqtt from PyPI for the demo.
 
 amqtt hands retained messages to clients that did not ask for them, so it is good enough for a demo and nothing else.
 """
@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from edge.errors import TransportError
@@ -24,16 +25,20 @@ POLL_S = 0.02
 SYSTEM_PATH = "/usr/sbin:/usr/local/sbin"  # where Debian keeps it, outside a user's own path
 
 
-class DemoBroker:
-    """A broker as a child process; a context manager, and nothing is left behind."""
+class LocalBroker:
+    """A broker as a child process; a context manager, and nothing is left behind.
 
-    def __init__(self) -> None:
+    command: port → the broker's name and how to start it; by default what the demo takes. Raises TransportError when
+    there is none, or it does not start.
+    """
+
+    def __init__(self, command: Callable[[int], tuple[str, list[str]]] | None = None) -> None:
         self.host, self.port = HOST, _free_port()
-        self.name, self._command = _command(self.port)
+        self.name, self._command = (command or demo_command)(self.port)
         self.protocol = "5" if self.name == MOSQUITTO else "3.1.1"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> DemoBroker:
+    def __enter__(self) -> LocalBroker:
         self._process = subprocess.Popen(  # noqa: S603 - a program found on this machine, a port
             self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -42,9 +47,15 @@ class DemoBroker:
         while not _answers(self.host, self.port):
             if self._process.poll() is not None or time.monotonic() > deadline_s:
                 self.__exit__(None, None, None)
-                raise TransportError(f"the demo's broker ({self.name}) did not start; try `apt install mosquitto`")
+                raise TransportError(f"the broker ({self.name}) did not start; try `apt install mosquitto`")
             time.sleep(POLL_S)
         return self
+
+    @property
+    def pid(self) -> int:
+        """The number of the running process."""
+        assert self._process is not None
+        return self._process.pid
 
     def poll(self) -> int | None:
         """Return None while it runs, else the status it ended with."""
@@ -62,8 +73,14 @@ class DemoBroker:
                 self._process.wait()
 
 
-def _command(port: int) -> tuple[str, list[str]]:
-    mosquitto = shutil.which(MOSQUITTO) or shutil.which(MOSQUITTO, path=SYSTEM_PATH)
+def mosquitto_path() -> str | None:
+    """Return where mosquitto is installed."""
+    return shutil.which(MOSQUITTO) or shutil.which(MOSQUITTO, path=SYSTEM_PATH)
+
+
+def demo_command(port: int) -> tuple[str, list[str]]:
+    """Return the name of the broker to take and how to start it on a port; raises TransportError without one."""
+    mosquitto = mosquitto_path()
     if mosquitto is not None:
         return MOSQUITTO, [mosquitto, "-p", str(port)]  # without a configuration it listens on loopback only
     if importlib.util.find_spec("amqtt") is not None:

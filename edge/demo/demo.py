@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from edge.demo.broker import DemoBroker
+from edge.demo.broker import LocalBroker
 from edge.demo.sources import Source
 from edge.demo.view import render
 from edge.demo.watcher import Picture, Watcher
@@ -71,7 +71,7 @@ class Demo:
         with (
             _interrupts(stop),
             tempfile.TemporaryDirectory(prefix="ecg-edge-demo-") as folder,
-            DemoBroker() as broker,
+            LocalBroker() as broker,
             self._daemon(Path(folder), broker) as daemon,
         ):
             sources = dict.fromkeys(self.source.playlists, self.source.description)
@@ -98,7 +98,7 @@ class Demo:
                 stop.wait(REFRESH_S)
 
     @contextlib.contextmanager
-    def _daemon(self, folder: Path, broker: DemoBroker) -> Iterator[subprocess.Popen[bytes]]:
+    def _daemon(self, folder: Path, broker: LocalBroker) -> Iterator[subprocess.Popen[bytes]]:
         """Run the real daemon as a child, with a configuration and a state of its own."""
         text = CONFIGURATION.format(
             state=folder / "state", host=broker.host, port=broker.port, protocol=broker.protocol
@@ -131,7 +131,7 @@ def _await_daemon(watcher: Watcher, check_parts: Callable[[], None], stop: threa
             raise DemoError(f"the daemon did not start within {DAEMON_START_TIMEOUT_S:g} s; run `ecg-edge doctor`")
 
 
-def _check(broker: DemoBroker, daemon: subprocess.Popen[bytes], devices: Future[Any] | None = None) -> None:
+def _check(broker: LocalBroker, daemon: subprocess.Popen[bytes], devices: Future[Any] | None = None) -> None:
     """Raise DemoError when a part has died, the broker first: without it the others fail, too."""
     if (status := broker.poll()) is not None:
         raise DemoError(f"the broker ({broker.name}) ended with status {status}")

@@ -1,0 +1,155 @@
+"""A run of the benchmark as tables for people: ratios first, then what they are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+Result = dict[str, Any]
+Cell = tuple[str, Any, str]
+"""Heading, value, format of a number."""
+
+WORDS = {
+    "native_over_onnx": "the native kernel over ONNX Runtime",
+    "native_over_window": "the native kernel over recomputing the window in ONNX Runtime, at a hop of half a second",
+    "native_over_window_at_bundle_hop": "the same at the bundle's hop",
+}
+
+
+def show(result: Result, console: Console) -> None:
+    """Print what was measured."""
+    machine, model = result["machine"], result["model"]
+    console.print(f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']:.0f} GB; {machine['date']}")
+    console.print(f"{model['name']} {model['version']}, a hop of {model['hop_s']:g} s")
+    if result["warning"]:
+        console.print(f"[bold yellow]{result['warning']}[/]")
+    for table in tables_of(result):
+        console.print(table)
+
+
+def tables_of(result: Result) -> list[Table]:
+    """Return a table for each part that was measured."""
+    made = [ratios_table(result)]
+    if "runtimes" in result:
+        made += [runtimes_table(result), steps_table(result), rivals_table(result)]
+    if "daemon" in result:
+        made += [tries_table("the daemon", result["daemon"]["tries"])]
+        made += [tries_table("a client that only counts", result["daemon"]["bare_client"]["tries"])]
+    return [table for table in made if table.row_count]
+
+
+def ratios_table(result: Result) -> Table:
+    """Return the run in a few lines."""
+    table = Table(title="in short", box=SIMPLE, show_header=False, title_justify="left")
+    table.add_column(justify="right")
+    table.add_column()
+    for words, number in _headlines(result):
+        if number is not None:
+            table.add_row(number, words)
+    return table
+
+
+def runtimes_table(result: Result) -> Table:
+    """Return a line for every runtime."""
+    rows: list[list[Cell]] = [
+        [
+            ("runtime", runtime["name"], ""),
+            ("streams per core", runtime["streams_per_core"], ",.0f"),
+            ("of the limit", runtime.get("fraction_of_limit"), ".0%"),
+            ("at batch", runtime["best_batch"], "d"),
+            ("ms per hop", runtime["ms_per_hop"], ".3f"),
+            ("KB per stream", runtime.get("start", {}).get("memory_kb_per_stream"), ".0f"),
+            ("MB", runtime.get("start", {}).get("resident_mb"), ".0f"),
+            ("s to first score", runtime.get("start", {}).get("first_score_s"), ".2f"),
+        ]
+        for runtime in result["runtimes"].values()
+    ]
+    limit = result["limit"]["streams_per_core"]
+    caption = [f"{name}: {why}" for name, why in result["missing_runtimes"].items()]
+    if limit is not None:
+        caption.insert(0, f"the limit of a core, by its multiply-adds and exponentials: {limit:,.0f} streams")
+    return _table("runtimes", rows, "\n".join(caption))
+
+
+def steps_table(result: Result) -> Table:
+    """Return milliseconds of a step by length, batch and runtime."""
+    rows: dict[tuple[int, int], list[Cell]] = {}
+    for name, runtime in result["runtimes"].items():
+        for step in runtime["steps"]:
+            row = rows.setdefault(
+                (step["samples"], step["batch"]), [("samples", step["samples"], "d"), ("batch", step["batch"], "d")]
+            )
+            row.append((f"{name}, ms", step["ms"], ".3f"))
+    notes = [f"{length['samples']} samples: {length['note']}" for length in result["lengths"]]
+    return _table("a step", list(rows.values()), "\n".join(notes))
+
+
+def rivals_table(result: Result) -> Table:
+    """Return what would be done otherwise."""
+    rows: list[list[Cell]] = [
+        [
+            ("otherwise", rival["what"], ""),
+            ("streams per core", rival["streams_per_core"], ",.0f"),
+            ("ours over it", rival["ours_over_it"], ".1f×"),
+            ("at half a second", rival["ours_over_it_at_half_second"], ".1f×"),
+            ("", rival.get("missing", ""), ""),
+        ]
+        for rival in result["rivals"].values()
+    ]
+    return _table("instead", rows)
+
+
+def tries_table(title: str, tries: list[Result]) -> Table:
+    """Return a line for every number of streams that was tried."""
+    rows: list[list[Cell]] = [
+        [
+            ("streams", row["streams"], "d"),
+            ("messages/s", row["messages_per_s"], ".0f"),
+            ("median ms", row.get("latency_ms", {}).get("median"), ".1f"),
+            ("p99 ms", row.get("latency_ms", {}).get("p99"), ".1f"),
+            ("CPU %", row["cpu_percent"], ".0f"),
+            ("broker %", row["broker_cpu_percent"], ".0f"),
+            ("load %", row["load_cpu_percent"], ".0f"),
+            ("MB", row.get("memory_mb"), ".0f"),
+            ("", row["why_not"] or "held", ""),
+        ]
+        for row in sorted(tries, key=lambda row: int(row["streams"]))
+    ]
+    return _table(title, rows)
+
+
+def _headlines(result: Result) -> list[tuple[str, str | None]]:
+    daemon, start, limit = result.get("daemon", {}), result["cold_start"], result.get("limit", {})
+    ratios = {name: ratio for name, ratio in result.get("ratios", {}).items() if name in WORDS}
+    lines = [(WORDS[name], _number(ratio, ".1f×")) for name, ratio in ratios.items()]
+    return [
+        *lines,
+        ("of the core's limit", _number(limit.get("fraction"), ".0%")),
+        ("of the messages of a client that only counts", _number(daemon.get("messages_over_bare_client"), ".0%")),
+        ("streams held by one daemon", _number(daemon.get("streams"), ",d")),
+        ("ms at the 99th percentile then", _number(daemon.get("p99_ms"), ".1f")),
+        ("% of a core per 1,000 streams", _number(daemon.get("cpu_percent_per_1000_streams"), ".1f")),
+        ("MB per 1,000 streams", _number(daemon.get("memory_mb_per_1000_streams"), ".1f")),
+        ("s to import edge", _number(start.get("import_edge_s"), ".3f")),
+        ("s from a new process to a score", _number(start.get("first_score_s"), ".2f")),
+        ("s until the daemon listens", _number(start.get("daemon_ready_s"), ".2f")),
+        ("s until its first score", _number(start.get("daemon_first_score_s"), ".2f")),
+    ]
+
+
+def _table(title: str, rows: list[list[Cell]], caption: str = "") -> Table:
+    table = Table(title=title, caption=caption or None, box=SIMPLE, title_justify="left", caption_justify="left")
+    for heading, _, form in rows[0] if rows else []:
+        table.add_column(heading, justify="right" if form else "left")
+    for row in rows:
+        table.add_row(*(_number(value, form) or "" for _, value, form in row))
+    return table
+
+
+def _number(value: Any, form: str) -> str | None:
+    if value is None or not form:
+        return None if value is None else str(value)
+    return f"{value:{form.rstrip('×')}}{'×' if form.endswith('×') else ''}"

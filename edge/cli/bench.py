@@ -1,0 +1,61 @@
+"""`ecg-edge bench`: what this machine carries, each comparison in one run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from edge.bench.effort import FULL, PARTS, QUICK
+from edge.cli.output import EXIT_OK, emit_json, say
+from edge.cli.parsing import add_command
+from edge.runtime.bundle import load_bundle
+from edge.runtime.select import KINDS
+
+PIPED_WIDTH = 120
+
+if TYPE_CHECKING:
+    from edge.cli.parsing import Subparsers
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add `bench`."""
+    parser = add_command(
+        subparsers,
+        "bench",
+        run,
+        "measure this machine: runtimes, limit, daemon under load, cold start",
+        "Every figure is a comparison within one run: runtimes take turns, against one another, against what would be "
+        "done otherwise and against what a core can do at best; the daemon is loaded through a mosquitto with more and "
+        "more streams until it holds no more. Takes about ten minutes and wants a machine that does nothing else.",
+        [
+            "ecg-edge bench --quick",
+            "ecg-edge bench --only runtimes --json",
+            "ecg-edge bench --only daemon --runtime onnxruntime",
+        ],
+    )
+    parser.add_argument("--only", choices=PARTS, help="measure one part (default: both)")
+    parser.add_argument("--quick", action="store_true", help="a first look in less than a minute")
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="a model bundle (default: the one that ships)")
+    parser.add_argument("--runtime", choices=KINDS, default="auto", help="what the daemon runs (default: auto)")
+    parser.add_argument(
+        "--rivals", type=Path, metavar="FILE", help="a Python file whose rivals(bundle) adds what to compare with"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print. What measures is imported here: a daemon that starts should not wait for it."""
+    from edge.bench.report import run_bench
+    from edge.bench.table import show
+
+    parts = PARTS if args.only is None else (args.only,)
+    bundle = load_bundle(args.bundle)
+    result = run_bench(bundle, QUICK if args.quick else FULL, parts, say, args.runtime, args.rivals)
+    if args.json:
+        emit_json(result)
+    else:
+        console = Console()
+        show(result, console if console.is_terminal else Console(width=PIPED_WIDTH))
+    return EXIT_OK

@@ -1,0 +1,58 @@
+"""The daemon's part of the benchmark with a real mosquitto, a real daemon and a few streams for a few seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge.bench import BenchError
+from edge.bench.cold_start import measure_daemon_start
+from edge.bench.daemon import measure_daemon
+from edge.bench.effort import DaemonEffort
+from edge.bench.stand import Daemon, Model, running_broker
+from edge.bench.tries import try_bare_client, try_daemon
+from edge.demo.broker import mosquitto_path
+from edge.runtime.bundle import shipped_bundle_path
+
+pytestmark = pytest.mark.skipif(mosquitto_path() is None, reason="mosquitto is not installed")
+
+HOP_SAMPLES = 100
+SHIPPED = Model(shipped_bundle_path(), "auto")
+
+
+def test_a_try_counts_every_chunk_and_score_and_what_the_processes_used() -> None:
+    row = try_daemon(SHIPPED, HOP_SAMPLES, streams=4, warm_up_s=1.0, seconds=2.0)
+    assert row["sent"] == row["acknowledged"] == 4 * 6
+    assert row["scores"] == row["scores_due"] == 4 * 3
+    assert row["messages_per_s"] == 8
+    assert 0 < row["latency_ms"]["median"] <= row["latency_ms"]["p99"]
+    assert row["memory_mb"] > 20
+    assert min(row["cpu_percent"], row["broker_cpu_percent"], row["load_cpu_percent"]) >= 0
+
+
+def test_the_bare_client_is_given_the_same_load_and_counts_it() -> None:
+    row = try_bare_client(streams=4, seconds=1.0)
+    assert (row["streams"], row["messages_per_s"]) == (4, 8)
+    assert row["why_not"] is None or "late" in row["why_not"]  # on a busy machine
+
+
+def test_the_daemon_s_part_finds_a_number_of_streams_and_says_what_they_cost() -> None:
+    effort = DaemonEffort(
+        ladder=(1,), first=4, resolution=2.0, warm_up_s=0.0, try_s=1.0, tries=1, search_s=0.0, starts=1,
+        bare_s=0.5, bare_search_s=0.0,
+    )  # fmt: skip
+    result = measure_daemon(SHIPPED, HOP_SAMPLES, effort, lambda _: None)
+    assert {"streams", "p99_ms", "messages_over_bare_client", "bare_client", "tries"} <= result.keys()
+    assert [row["streams"] for row in result["tries"]] == [1, 4]
+    assert result["streams"] in (0, 1, 4)
+
+
+def test_the_cold_start_ends_with_a_score() -> None:
+    start = measure_daemon_start(SHIPPED, HOP_SAMPLES, starts=1)
+    assert 0 < start["daemon_ready_s"] < start["daemon_first_score_s"]
+
+
+def test_a_daemon_that_does_not_start_is_one_line_with_its_own_words(tmp_path: Path) -> None:
+    with running_broker() as broker, pytest.raises(BenchError, match=r"did not start: .*manifest\.json is missing"):
+        Daemon(broker, Model(tmp_path, "auto"), 1).__enter__()

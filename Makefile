@@ -9,6 +9,8 @@ READY := $(VENV)/.ready
 DATA ?= $(PTBXL_ROOT)
 RUN ?= runs/streaming
 BUNDLE ?= runs/bundle
+NSTDB ?= $(NSTDB_ROOT)
+REPORTS ?= runs/reports
 
 .PHONY: help setup demo test lint format bench train clean
 
@@ -43,7 +45,14 @@ train: setup ## rebuild the shipped bundle: make train DATA=path/to/ptb-xl (resu
 	@test -n "$(DATA)" || { echo "say where PTB-XL is: make train DATA=path/to/ptb-xl"; exit 2; }
 	$(BIN)/ecg-trainer train --data "$(DATA)" --preset streaming --out "$(RUN)"
 	$(BIN)/ecg-export bundle "$(RUN)/best" --out "$(BUNDLE)"
+	$(BIN)/ecg-trainer monitor-state --data "$(DATA)" --bundle "$(BUNDLE)"
 	$(BIN)/ecg-trainer tune --data "$(DATA)" --bundle "$(BUNDLE)"
+	mkdir -p "$(REPORTS)"
+	$(BIN)/ecg-trainer evaluate --data "$(DATA)" --bundle "$(BUNDLE)" --mode stream --json > "$(REPORTS)/records.json"
+	$(BIN)/ecg-trainer stream-evaluate --data "$(DATA)" --bundle "$(BUNDLE)" $(if $(NSTDB),--nstdb "$(NSTDB)") \
+		--plots "$(REPORTS)" --json > "$(REPORTS)/streams.json"
+	$(BIN)/ecg-trainer card --bundle "$(BUNDLE)" --evaluation "$(REPORTS)/records.json" \
+		--evaluation "$(REPORTS)/streams.json" $(foreach table,$(wildcard $(REPORTS)/study-*.json),--table "$(table)")
 	$(BIN)/ecg-export verify "$(BUNDLE)"
 
 clean: ## remove what the verbs made

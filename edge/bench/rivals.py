@@ -81,7 +81,7 @@ def measure_rivals(
         for batch in effort.rival_batches:
             cases = {OURS: steps.of(batch, manifest.hop_samples), OURS_HALF: steps.of(batch, half)}
             cases |= _prepared(rivals, batch, results)
-            tell(f"rivals: hops of {batch} streams, {', '.join(name for name in cases if name in results)}")
+            tell(f"rivals: a hop at batch {batch}, {', '.join(name for name in cases if name in results)}")
             taken = least_seconds(effort.seconds, cases)
             for rival in rivals:
                 if rival.name in taken:

@@ -8,7 +8,7 @@ from typing import Any
 
 from edge.bench.effort import RuntimeEffort
 from edge.bench.limit import Limit, measure_limit
-from edge.bench.timing import Steps, least_seconds
+from edge.bench.timing import Steps, least_seconds, works_on_a_core
 from edge.errors import EcgEdgeError
 from edge.runtime.base import Runtime
 from edge.runtime.bundle import Bundle
@@ -94,6 +94,7 @@ def summary_of(runtime: Runtime, rows: list[dict[str, Any]]) -> dict[str, Any]:
     best, alone = max(hops, key=_streams), min(hops, key=lambda row: int(row["batch"]))
     return {
         "name": runtime.name,
+        "clock": "cpu" if works_on_a_core(runtime) else "wall",
         "streams_per_core": best["streams_per_core"],
         "best_batch": best["batch"],
         "ms_per_hop": alone["ms"] / alone["batch"],

@@ -90,11 +90,12 @@ class Daemon:
                 [sys.executable, "-m", "edge", "run", "--config", str(configuration)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-            while next(watcher.messages(WAIT_S), None) is None:  # its birth comes before it has subscribed
-                if self._process.poll() is not None or time.monotonic() - self.begun_s > START_TIMEOUT_S:
-                    words = self._last_words()
-                    self.__exit__()
-                    raise BenchError(f"the daemon did not start: {words}")
+            try:
+                while next(watcher.messages(WAIT_S), None) is None:  # its birth comes before it has subscribed
+                    self._check_start()
+            except BaseException:
+                self.__exit__()
+                raise
         self.ready_s = time.monotonic() - self.begun_s
         return self
 
@@ -116,6 +117,10 @@ class Daemon:
             self._process.kill()
             self._process.wait()
         self._folder.cleanup()
+
+    def _check_start(self) -> None:
+        if self._process.poll() is not None or time.monotonic() - self.begun_s > START_TIMEOUT_S:
+            raise BenchError(f"the daemon did not start: {self._last_words()}")
 
     def _last_words(self) -> str:
         return " ".join(self._log.read_text(errors="replace")[-LOG_TAIL:].split()) or "it said nothing"

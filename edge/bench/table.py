@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE
@@ -11,6 +12,9 @@ from rich.table import Table
 Result = dict[str, Any]
 Cell = tuple[str, Any, str]
 """Heading, value, format of a number."""
+
+Noted = tuple[Table, list[str]]
+"""A table and the lines below it."""
 
 WORDS = {
     "native_over_onnx": "the native kernel over ONNX Runtime",
@@ -26,22 +30,24 @@ def show(result: Result, console: Console) -> None:
     console.print(f"{model['name']} {model['version']}, a hop of {model['hop_s']:g} s")
     if result["warning"]:
         console.print(f"[bold yellow]{result['warning']}[/]")
-    for table in tables_of(result):
+    for table, notes in tables_of(result):
         console.print(table)
+        for note in notes:
+            console.print(note, style="dim")
 
 
-def tables_of(result: Result) -> list[Table]:
-    """Return a table for each part that was measured."""
+def tables_of(result: Result) -> list[Noted]:
+    """Return a table for each part that was measured, each with what there is to know of it."""
     made = [ratios_table(result)]
     if "runtimes" in result:
         made += [runtimes_table(result), steps_table(result), rivals_table(result)]
     if "daemon" in result:
         made += [tries_table("the daemon", result["daemon"]["tries"])]
         made += [tries_table("a client that only counts", result["daemon"]["bare_client"]["tries"])]
-    return [table for table in made if table.row_count]
+    return [(table, notes) for table, notes in made if table.row_count]
 
 
-def ratios_table(result: Result) -> Table:
+def ratios_table(result: Result) -> Noted:
     """Return the run in a few lines."""
     table = Table(title="in short", box=SIMPLE, show_header=False, title_justify="left")
     table.add_column(justify="right")
@@ -49,10 +55,10 @@ def ratios_table(result: Result) -> Table:
     for words, number in _headlines(result):
         if number is not None:
             table.add_row(number, words)
-    return table
+    return table, []
 
 
-def runtimes_table(result: Result) -> Table:
+def runtimes_table(result: Result) -> Noted:
     """Return a line for every runtime."""
     rows: list[list[Cell]] = [
         [
@@ -68,13 +74,11 @@ def runtimes_table(result: Result) -> Table:
         for runtime in result["runtimes"].values()
     ]
     limit = result["limit"]["streams_per_core"]
-    caption = [f"{name}: {why}" for name, why in result["missing_runtimes"].items()]
-    if limit is not None:
-        caption.insert(0, f"the limit of a core, by its multiply-adds and exponentials: {limit:,.0f} streams")
-    return _table("runtimes", rows, "\n".join(caption))
+    notes = [] if limit is None else [f"A core's multiply-adds and exponentials allow {limit:,.0f} streams."]
+    return _table("runtimes", rows, [*notes, *(f"{why}." for why in result["missing_runtimes"].values())])
 
 
-def steps_table(result: Result) -> Table:
+def steps_table(result: Result) -> Noted:
     """Return milliseconds of a step by length, batch and runtime."""
     rows: dict[tuple[int, int], list[Cell]] = {}
     for name, runtime in result["runtimes"].items():
@@ -83,11 +87,11 @@ def steps_table(result: Result) -> Table:
                 (step["samples"], step["batch"]), [("samples", step["samples"], "d"), ("batch", step["batch"], "d")]
             )
             row.append((f"{name}, ms", step["ms"], ".3f"))
-    notes = [f"{length['samples']} samples: {length['note']}" for length in result["lengths"]]
-    return _table("a step", list(rows.values()), "\n".join(notes))
+    notes = [f"{length['samples']} samples: {length['note']}." for length in result["lengths"]]
+    return _table("a step", list(rows.values()), notes)
 
 
-def rivals_table(result: Result) -> Table:
+def rivals_table(result: Result) -> Noted:
     """Return what would be done otherwise."""
     rows: list[list[Cell]] = [
         [
@@ -102,7 +106,7 @@ def rivals_table(result: Result) -> Table:
     return _table("instead", rows)
 
 
-def tries_table(title: str, tries: list[Result]) -> Table:
+def tries_table(title: str, tries: list[Result]) -> Noted:
     """Return a line for every number of streams that was tried."""
     rows: list[list[Cell]] = [
         [
@@ -140,13 +144,13 @@ def _headlines(result: Result) -> list[tuple[str, str | None]]:
     ]
 
 
-def _table(title: str, rows: list[list[Cell]], caption: str = "") -> Table:
-    table = Table(title=title, caption=caption or None, box=SIMPLE, title_justify="left", caption_justify="left")
+def _table(title: str, rows: list[list[Cell]], notes: Sequence[str] = ()) -> Noted:
+    table = Table(title=title, box=SIMPLE, title_justify="left")
     for heading, _, form in rows[0] if rows else []:
         table.add_column(heading, justify="right" if form else "left")
     for row in rows:
         table.add_row(*(_number(value, form) or "" for _, value, form in row))
-    return table
+    return table, list(notes)
 
 
 def _number(value: Any, form: str) -> str | None:

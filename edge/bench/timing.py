@@ -66,7 +66,7 @@ class Steps:
 
     def __init__(self, runtime: Runtime, most: int) -> None:
         self._runtime = runtime
-        self._clock = time.perf_counter if runtime.name.startswith(TENSORRT) else time.thread_time
+        self._clock = time.thread_time if works_on_a_core(runtime) else time.perf_counter
         self._slots = [runtime.open_slot() for _ in range(most)]
 
     def __enter__(self) -> Steps:
@@ -80,6 +80,11 @@ class Steps:
         """Return a call that steps so many streams by so many samples."""
         slots, frames = self._slots[:batch], noise(batch, samples, len(self._runtime.bundle.manifest.leads))
         return Timed(lambda: self._runtime.step(slots, frames), self._clock)
+
+
+def works_on_a_core(runtime: Runtime) -> bool:
+    """Return whether the thread that calls a runtime does its work, and not a GPU."""
+    return not runtime.name.startswith(TENSORRT)
 
 
 def noise(batch: int, samples: int, leads: int) -> np.ndarray[tuple[int, int, int], np.dtype[np.float32]]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,12 +53,22 @@ def run(args: argparse.Namespace) -> int:
     from edge.bench.report import run_bench
     from edge.bench.table import show
 
-    parts = PARTS if args.only is None else (args.only,)
-    bundle = load_bundle(args.bundle)
-    result = run_bench(bundle, QUICK if args.quick else FULL, parts, say, args.runtime, args.rivals)
+    parts, effort = PARTS if args.only is None else (args.only,), QUICK if args.quick else FULL
+    with ends_like_ctrl_c():
+        result = run_bench(load_bundle(args.bundle), effort, parts, say, args.runtime, args.rivals)
     if args.json:
         emit_json(result)
     else:
         console = Console()
         show(result, console if console.is_terminal else Console(width=PIPED_WIDTH))
     return EXIT_OK
+
+
+@contextlib.contextmanager
+def ends_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM end the run as Ctrl-C does: no broker and no daemon is left behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

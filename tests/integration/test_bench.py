@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,10 +13,12 @@ from edge.bench import BenchError
 from edge.bench.cold_start import measure_daemon_start
 from edge.bench.daemon import measure_daemon
 from edge.bench.effort import DaemonEffort
+from edge.bench.processes import resident_mb
 from edge.bench.stand import Daemon, Model, running_broker
 from edge.bench.tries import try_bare_client, try_daemon
 from edge.demo.broker import mosquitto_path
 from edge.runtime.bundle import shipped_bundle_path
+from tests.daemon import until
 
 pytestmark = pytest.mark.skipif(mosquitto_path() is None, reason="mosquitto is not installed")
 
@@ -51,6 +56,21 @@ def test_the_daemon_s_part_finds_a_number_of_streams_and_says_what_they_cost() -
 def test_the_cold_start_ends_with_a_score() -> None:
     start = measure_daemon_start(SHIPPED, HOP_SAMPLES, starts=1)
     assert 0 < start["daemon_ready_s"] < start["daemon_first_score_s"]
+
+
+def test_a_run_that_is_ended_leaves_no_process_behind() -> None:
+    command = [sys.executable, "-m", "edge", "bench", "--quick", "--only", "daemon"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as bench:
+        children: list[str] = []
+
+        def daemon_is_starting() -> bool:
+            children[:] = Path(f"/proc/{bench.pid}/task/{bench.pid}/children").read_text().split()
+            return len(children) == 2 and resident_mb(children[1]) > 20
+
+        until(daemon_is_starting, "broker and daemon")
+        bench.send_signal(signal.SIGTERM)
+        assert bench.wait(30) == 130
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
 
 
 def test_a_daemon_that_does_not_start_is_one_line_with_its_own_words(tmp_path: Path) -> None:

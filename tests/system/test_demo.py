@@ -14,6 +14,7 @@ import pytest
 
 from edge.cli import main
 from tests.mosquitto import find_program
+from tests.reference import shipped_runtime
 
 DEMO = [sys.executable, "-m", "edge", "demo"]
 ROOT = Path(__file__).parents[2]
@@ -69,7 +70,7 @@ def test_the_demo_ends_by_itself_and_says_what_it_saw(tmp_path):
     assert result["streams"] == 3
     assert result["scores"] > 60
     assert result["alerts"] > 0
-    assert result["runtime"] == "onnxruntime"
+    assert result["runtime"] == shipped_runtime().name
     assert 0 < result["latency_ms"]["p50"] <= result["latency_ms"]["p99"]
     assert result["source"]["kind"] == "simulated"
     assert "SIMULATED" in done.stderr

@@ -75,15 +75,18 @@ def _outputs(config: ModelConfig) -> dict[str, list[Dimension]]:
 
 def _write_stem(g: GraphBuilder, model: EcgMamba, after: dict[str, str]) -> str:
     """x (B, T, leads) → frames (L, B, M)."""
-    config, conv = model.config, model.stem.conv
-    padded = g.op("Transpose", "x", perm=[0, 2, 1])  # (B, leads, T)
-    tail = config.stem_kernel - config.stride
-    if tail > 0:
-        padded = g.op("Concat", "stem", padded, axis=2)
-        after["stem"] = g.cut(padded, 2, -tail)
-    weight, bias = g.floats(_array(conv.weight)), g.floats(_array(_present(conv.bias)))
-    frames = g.op("Conv", padded, weight, bias, kernel_shape=[config.stem_kernel], strides=[config.stride])
-    return g.op("Transpose", frames, perm=[2, 0, 1])
+    inputs, stem = g.op("Transpose", "x", perm=[0, 2, 1]), model.stem  # (B, leads, T)
+    for stage, conv, norm in zip(stem.stages, [*stem.convs, stem.conv], [*stem.norms, None], strict=True):
+        assert isinstance(conv, torch.nn.Conv1d)
+        if stage.tail:
+            inputs = g.op("Concat", stage.name, inputs, axis=2)
+            after[stage.name] = g.cut(inputs, 2, -stage.tail)
+        weight, bias = g.floats(_array(conv.weight)), g.floats(_array(_present(conv.bias)))
+        inputs = g.op("Conv", inputs, weight, bias, kernel_shape=[stage.kernel], strides=[stage.stride])
+        if norm is not None:
+            normed = _write_norm(g, norm, g.op("Transpose", inputs, perm=[0, 2, 1]))
+            inputs = g.op("Transpose", g.silu(normed), perm=[0, 2, 1])
+    return g.op("Transpose", inputs, perm=[2, 0, 1])
 
 
 def _write_layer(g: GraphBuilder, model: EcgMamba, index: int, frames: str, after: dict[str, str]) -> str:
@@ -167,6 +170,11 @@ def _write_pool(g: GraphBuilder, config: ModelConfig, features: str, after: dict
     if config.pooling == "mean":
         return mean
     highest = g.op("ReduceMax", features, axes=[0], keepdims=0)
+    if config.pooling == "mean+peaks":
+        after["pool_peak"] = _push(g, "pool_peak", g.unsqueeze(highest, 1))
+        hops = g.op("Add", g.sum(g.op("Sign", "pool_count"), 1, keepdims=True), g.floats([1.0]))
+        peaks = g.op("Add", g.sum("pool_peak", 1), highest)
+        return g.op("Concat", mean, g.op("Div", peaks, hops), axis=1)
     after["pool_max"] = _push(g, "pool_max", g.unsqueeze(highest, 1))
     past = g.op("ReduceMax", "pool_max", axes=[1], keepdims=0)
     return g.op("Concat", mean, g.op("Max", past, highest), axis=1)

@@ -60,10 +60,8 @@ def record_logits(model: nn.Module, signals: NDArray[Any], crop_samples: int) ->
     config = model.config
     whole_hops = x.shape[1] // config.hop_samples * config.hop_samples
     window_frames = config.window_samples // config.stride
-    state = model.initial_state(len(x))
-    features, _ = model.encode(x[:, :whole_hops], state)
-    pooled, _ = model.pool(features[:, -window_frames:], state)
-    return model.classify(pooled).numpy()
+    features, _ = model.encode(x[:, :whole_hops], model.initial_state(len(x)))
+    return model.classify(model.pool_window(features[:, -window_frames:])).numpy()
 
 
 def describe_config(config: Any) -> dict[str, Any]:

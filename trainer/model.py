@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,15 +40,24 @@ class ModelConfig:
     d_state: int = 16
     d_conv: int = 4
     expand: int = 2
+    stem_layers: tuple[tuple[int, int, int], ...] = ()
+    """(width, kernel, stride) of the convolutions before the stem's last, each with a norm and a SiLU after it."""
     stem_kernel: int = 8
+    """Of the stem's last convolution."""
     stride: int = 4
+    """Samples per frame: of all the stem's convolutions together."""
     residual: bool = True
     final_norm: bool = True
-    pooling: Literal["mean", "mean+max"] = "mean+max"
+    pooling: Literal["mean", "mean+max", "mean+peaks"] = "mean+max"
+    """What a window is boiled down to: the mean of its features, and their maximum or the mean of its hops' maxima."""
     pool_norm: bool = False
     dropout: float = 0.2
     hop_samples: int = 100
     window_samples: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.stride % math.prod(stride for _, _, stride in self.stem_layers):
+            raise ValueError(f"stride {self.stride} is no multiple of the strides of stem_layers")
 
     @property
     def d_inner(self) -> int:
@@ -61,9 +70,39 @@ class ModelConfig:
         return math.ceil(self.d_model / 16)
 
     @property
+    def stem_stages(self) -> tuple[StemStage, ...]:
+        """All convolutions of the stem in order."""
+        stages: list[StemStage] = []
+        inputs, last_stride = self.n_leads, self.stride
+        for index, (width, kernel, stride) in enumerate(self.stem_layers):
+            stages.append(StemStage(f"stem_{index}", inputs, width, kernel, stride))
+            inputs, last_stride = width, last_stride // stride
+        return (*stages, StemStage("stem", inputs, self.d_model, self.stem_kernel, last_stride))
+
+    @property
+    def hop_frames(self) -> int:
+        """Frames of a hop."""
+        return self.hop_samples // self.stride
+
+    @property
     def pool_slots(self) -> int:
         """Finished hops that a window holds besides the newest."""
         return self.window_samples // self.hop_samples - 1
+
+
+class StemStage(NamedTuple):
+    """One causal convolution of the stem; its state is named for it."""
+
+    name: str
+    inputs: int
+    width: int
+    kernel: int
+    stride: int
+
+    @property
+    def tail(self) -> int:
+        """How many inputs it carries from one hop to the next."""
+        return max(0, self.kernel - self.stride)
 
 
 class RMSNorm(nn.Module):
@@ -79,16 +118,27 @@ class RMSNorm(nn.Module):
 
 
 class Stem(nn.Module):
-    """Causal strided convolution: frame j sees samples up to stride·j + stride - 1. Carries its last inputs."""
+    """Causal strided convolutions: frame j sees samples up to stride·j + stride - 1. Each carries its last inputs."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(config.n_leads, config.d_model, config.stem_kernel, stride=config.stride)
+        *earlier, last = self.stages = config.stem_stages
+        self.convs = nn.ModuleList(nn.Conv1d(s.inputs, s.width, s.kernel, stride=s.stride) for s in earlier)
+        self.norms = nn.ModuleList(RMSNorm(s.width) for s in earlier)
+        self.conv = nn.Conv1d(last.inputs, last.width, last.kernel, stride=last.stride)
 
-    def forward(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        padded = torch.cat([tail, x.transpose(1, 2)], dim=2)  # (B, leads, tail + T)
-        frames = self.conv(padded).transpose(1, 2)  # (B, L, M)
-        return frames, padded[:, :, padded.shape[2] - tail.shape[2] :]
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """x (B, T, leads) → frames (B, L, M), and the tails after them."""
+        after: State = {}
+        for stage, conv, norm in zip(self.stages, [*self.convs, self.conv], [*self.norms, None], strict=True):
+            inputs = x.transpose(1, 2)  # (B, channels, T)
+            if stage.tail:
+                inputs = torch.cat([state[stage.name], inputs], dim=2)
+                after[stage.name] = inputs[:, :, inputs.shape[2] - stage.tail :]
+            x = conv(inputs).transpose(1, 2)  # (B, T / stride, width)
+            if norm is not None:
+                x = F.silu(norm(x))
+        return x, after
 
 
 class MambaBlock(nn.Module):
@@ -144,7 +194,7 @@ class EcgMamba(nn.Module):
         self.blocks = nn.ModuleList(MambaBlock(config) for _ in range(config.n_layers))
         self.final_norm = RMSNorm(config.d_model) if config.final_norm else nn.Identity()
         self.drop = nn.Dropout(config.dropout)
-        width = config.d_model * (2 if config.pooling == "mean+max" else 1)
+        width = config.d_model * (1 if config.pooling == "mean" else 2)
         self.pool_norm = nn.LayerNorm(width) if config.pool_norm else nn.Identity()
         self.head = nn.Linear(width, config.n_classes)
 
@@ -165,10 +215,7 @@ class EcgMamba(nn.Module):
 
     def encode(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Samples (B, T, leads) → features (B, L, M) and the encoder's state after them."""
-        after: State = {}
-        frames, tail = self.stem(x, state.get("stem", x.new_zeros(x.shape[0], x.shape[2], 0)))
-        if "stem" in state:
-            after["stem"] = tail
+        frames, after = self.stem(x, state)
         for i, (norm, block) in enumerate(zip(self.norms, self.blocks, strict=True)):
             mixed, after[f"conv_{i}"], after[f"ssm_{i}"] = block(norm(frames), state[f"conv_{i}"], state[f"ssm_{i}"])
             frames = frames + self.drop(mixed) if self.config.residual else mixed
@@ -185,9 +232,25 @@ class EcgMamba(nn.Module):
         }
         if self.config.pooling == "mean":
             return mean, after
-        highest, highs = features.amax(1), state["pool_max"]  # (B, M), (B, P, M)
-        after["pool_max"] = torch.cat([highs[:, 1:], highest[:, None]], 1)
-        return torch.cat([mean, torch.maximum(highs.amax(1), highest)], -1), after
+        highest = features.amax(1)  # (B, M)
+        if self.config.pooling == "mean+max":
+            highs = state["pool_max"]  # (B, P, M)
+            after["pool_max"] = torch.cat([highs[:, 1:], highest[:, None]], 1)
+            return torch.cat([mean, torch.maximum(highs.amax(1), highest)], -1), after
+        peaks = state["pool_peak"]  # (B, P, M), zero for hops that have not been
+        after["pool_peak"] = torch.cat([peaks[:, 1:], highest[:, None]], 1)
+        hops = (counts > 0).sum(1, keepdim=True) + 1
+        return torch.cat([mean, (peaks.sum(1) + highest) / hops], -1), after
+
+    def pool_window(self, features: Tensor) -> Tensor:
+        """Pool the features of a whole window (B, L, M) at once, as its hops one by one end up: (B, M or 2M)."""
+        mean = features.mean(1)
+        if self.config.pooling == "mean":
+            return mean
+        if self.config.pooling == "mean+max":
+            return torch.cat([mean, features.amax(1)], -1)
+        peaks = [hop.amax(1) for hop in torch.split(features, self.config.hop_frames, dim=1)]
+        return torch.cat([mean, torch.stack(peaks).mean(0)], -1)
 
     def classify(self, pooled: Tensor) -> Tensor:
         """Pooled features → logits (B, C)."""
@@ -197,8 +260,9 @@ class EcgMamba(nn.Module):
 def state_layout(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], float]]:
     """Return name → (shape without the batch axis, initial value) of every carried tensor, in graph order."""
     layout: dict[str, tuple[tuple[int, ...], float]] = {}
-    if config.stem_kernel > config.stride:
-        layout["stem"] = ((config.n_leads, config.stem_kernel - config.stride), 0.0)
+    for stage in config.stem_stages:
+        if stage.tail:
+            layout[stage.name] = ((stage.inputs, stage.tail), 0.0)
     for i in range(config.n_layers):
         layout[f"conv_{i}"] = ((config.d_inner, config.d_conv - 1), 0.0)
         layout[f"ssm_{i}"] = ((config.d_inner, config.d_state), 0.0)
@@ -206,4 +270,6 @@ def state_layout(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], float]
     layout["pool_count"] = ((config.pool_slots,), 0.0)
     if config.pooling == "mean+max":
         layout["pool_max"] = ((config.pool_slots, config.d_model), NEVER)
+    if config.pooling == "mean+peaks":
+        layout["pool_peak"] = ((config.pool_slots, config.d_model), 0.0)
     return layout

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trainer.batches import Batch
 from trainer.data import Split
-from trainer.model import POOL_PREFIX, EcgMamba, State
+from trainer.model import EcgMamba, State
 from trainer.preset import TrainingPreset
 
 
@@ -28,8 +28,8 @@ def training_logits(model: nn.Module, batch: Batch, left_behind: State) -> tuple
     state = model.initial_state(len(batch.crops))
     if batch.carried:
         state |= left_behind
-    logits, after = model(batch.crops, state)
-    return logits, {name: tensor.detach() for name, tensor in after.items() if not name.startswith(POOL_PREFIX)}
+    features, after = model.encode(batch.crops, state)
+    return model.classify(model.pool_window(features)), {name: tensor.detach() for name, tensor in after.items()}
 
 
 def loss_of(

@@ -43,6 +43,8 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dropout: float
     hop_samples: Count
     window_samples: Count
+    stem_layers: Annotated[list[list[int]], msgspec.Meta(max_length=0)] = []
+    """Convolutions before the stem's last: the kernel knows none."""
 
     @property
     def d_inner(self) -> int:

@@ -37,6 +37,10 @@ def _on_one_thread() -> Iterator[None]:
         yield
 
 
+WITHOUT_PEAKS = {name: config for name, config in CONFIGS.items() if config.pooling != "mean+peaks"}
+"""The mean of hops' maxima takes a pass for a hop, however long it is."""
+
+
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_the_graph_equals_pytorch_in_logits_and_states_whatever_the_length_of_the_chunks(config: ModelConfig) -> None:
     model = random_model(config)
@@ -54,7 +58,7 @@ def test_the_graph_equals_pytorch_in_logits_and_states_whatever_the_length_of_th
             np.testing.assert_allclose(carried[name], tensor.numpy(), rtol=1e-4, atol=TOLERANCE, err_msg=name)
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("config", WITHOUT_PEAKS.values(), ids=WITHOUT_PEAKS)
 def test_a_window_in_one_pass_and_hop_by_hop_end_at_the_same_logits(config: ModelConfig) -> None:
     model = random_model(config)
     session = session_of(recurrent_graph(model))

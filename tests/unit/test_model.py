@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.random_models import CONFIGS, random_model
 from trainer.model import EcgMamba, MambaBlock, ModelConfig, state_layout
 from trainer.preset import load_preset
 
@@ -73,6 +76,37 @@ def test_a_stream_of_hops_equals_one_pass_over_its_last_window(model, hops, batc
     assert torch.allclose(logits, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "mean+max", "mean+peaks"])
+@pytest.mark.parametrize("hops", [1, 4, 10, 13])
+def test_hops_through_a_stem_of_three_end_where_the_last_window_at_once_does(pooling, hops):
+    model = random_model(dataclasses.replace(CONFIGS["stem-of-three"], pooling=pooling))
+    x = torch.randn(2, hops * 100, 12, generator=torch.Generator().manual_seed(hops))
+    with torch.inference_mode():
+        state = model.initial_state(2)
+        for part in x.split(100, dim=1):
+            logits, state = model(part, state)
+        features, _ = model.encode(x, model.initial_state(2))
+        expected = model.classify(model.pool_window(features[:, -250:]))
+    assert torch.allclose(logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("at", [0, 4, 52, 96])
+def test_a_stem_of_three_sees_nothing_of_the_next_frame(at):
+    model = random_model(CONFIGS["stem-of-three"])
+    x = torch.randn(1, 100, 12, generator=torch.Generator().manual_seed(at))
+    changed = x.clone()
+    changed[:, at:] += 10.0
+    with torch.inference_mode():
+        before, after = (model.encode(each, model.initial_state(1))[0] for each in (x, changed))
+    assert torch.equal(before[:, : at // 4], after[:, : at // 4])
+    assert not torch.equal(before[:, at // 4 :], after[:, at // 4 :])
+
+
+def test_a_stem_whose_strides_do_not_make_up_the_models_is_refused():
+    with pytest.raises(ValueError, match="no multiple of the strides"):
+        ModelConfig(stride=4, stem_layers=((8, 7, 3),))
+
+
 def test_whole_records_and_hops_agree_from_a_cold_state(model):
     x = torch.randn(4, 1000, 12, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
@@ -97,7 +131,12 @@ def test_nothing_that_comes_later_changes_what_was_said_before(model, at):
 
 @pytest.mark.parametrize(
     "config",
-    [SMALL, ModelConfig(d_model=16, n_layers=1, stem_kernel=4, pooling="mean"), load_preset("ecg-mamba-seed").model],
+    [
+        SMALL,
+        ModelConfig(d_model=16, n_layers=1, stem_kernel=4, pooling="mean"),
+        load_preset("ecg-mamba-seed").model,
+        CONFIGS["stem-of-three"],
+    ],
 )
 def test_the_stated_layout_is_the_state_that_comes_out(config):
     model = EcgMamba(config).eval()

@@ -14,12 +14,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edge.errors import RuntimeUnavailableError
 from edge.runtime import native_build
 from edge.runtime.base import Runtime, State
 from edge.runtime.bundle import Bundle, load_bundle
 from edge.runtime.native import NativeRuntime
 from edge.runtime.native_build import runnable_builds
 from edge.runtime.onnx import OnnxRuntime
+from edge.runtime.select import open_runtime
 from export.bundle import write_bundle
 from export.signals import ptbxl_signals, synthetic_signals
 from export.verify import one_thread
@@ -41,6 +43,8 @@ ODD = {
     "a-frame-for-every-sample": ModelConfig(d_model=33, n_layers=1, stem_kernel=2, stride=1, hop_samples=10, d_conv=3),
 }
 
+COMPUTED = {name: config for name, config in (CONFIGS | ODD).items() if not config.stem_layers}
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
@@ -57,7 +61,14 @@ def test_the_kernel_was_built_for_this_machine() -> None:
     assert NativeRuntime(load_bundle()).name == f"native-{WIDTHS[0]}"
 
 
-@pytest.mark.parametrize("config", (CONFIGS | ODD).values(), ids=CONFIGS | ODD)
+def test_a_stem_of_several_convolutions_is_left_to_onnxruntime(tmp_path: Path) -> None:
+    bundle = random_bundle(tmp_path / "bundle", CONFIGS["stem-of-three"])
+    with pytest.raises(RuntimeUnavailableError, match="not one the kernel computes"):
+        NativeRuntime(bundle)
+    assert open_runtime(bundle).name == "onnxruntime"
+
+
+@pytest.mark.parametrize("config", COMPUTED.values(), ids=COMPUTED)
 def test_any_model_gives_what_onnxruntime_gives_in_logits_and_states(config: ModelConfig, tmp_path: Path) -> None:
     bundle = random_bundle(tmp_path / "bundle", config)
     for width in WIDTHS:

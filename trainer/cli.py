@@ -20,6 +20,7 @@ COMMANDS = (
     "state_monitor_command",
     "evaluate_command",
     "stream_evaluate_command",
+    "explain_command",
     "card_command",
 )
 

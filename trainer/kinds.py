@@ -53,15 +53,16 @@ def record_logits(model: nn.Module, signals: NDArray[Any], crop_samples: int) ->
     """Return the logits (records, classes) of whole records, model input (records, samples, leads), from a cold start.
 
     A Mamba is asked at the last whole hop, over its window; any other network over crops of `crop_samples`, averaged.
+    They are computed where the model is.
     """
-    x = torch.from_numpy(signals)
+    x = torch.from_numpy(signals).to(next(model.parameters()).device)
     if not isinstance(model, EcgMamba):
-        return Windowed(model, crop_samples)(x).float().numpy()  # type: ignore[no-any-return]
+        return Windowed(model, crop_samples)(x).float().cpu().numpy()  # type: ignore[no-any-return]
     config = model.config
     whole_hops = x.shape[1] // config.hop_samples * config.hop_samples
     window_frames = config.window_samples // config.stride
     features, _ = model.encode(x[:, :whole_hops], model.initial_state(len(x)))
-    return model.classify(model.pool_window(features[:, -window_frames:])).numpy()
+    return model.classify(model.pool_window(features[:, -window_frames:])).float().cpu().numpy()
 
 
 def describe_config(config: Any) -> dict[str, Any]:

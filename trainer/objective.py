@@ -32,6 +32,17 @@ def training_logits(model: nn.Module, batch: Batch, left_behind: State) -> tuple
     return model.classify(model.pool_window(features)), {name: tensor.detach() for name, tensor in after.items()}
 
 
+class TrainingPass(nn.Module):
+    """`training_logits` as a module, for who wraps one."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, left_behind: State) -> tuple[Tensor, State]:
+        return training_logits(self.model, batch, left_behind)
+
+
 def loss_of(
     logits: Tensor, targets: Tensor, n_classes: int, recipe: TrainingPreset, positive_weight: Tensor | None = None
 ) -> Tensor:
@@ -60,12 +71,15 @@ def binary_loss(logits: Tensor, targets: Tensor, focal_gamma: float, positive_we
     return ((targets - logits.sigmoid()).abs() ** focal_gamma * terms).mean()
 
 
-def positive_weights(labels: NDArray[np.float32], recipe: TrainingPreset) -> Tensor | None:
+def positive_weights(
+    labels: NDArray[np.float32], recipe: TrainingPreset, device: torch.device | None = None
+) -> Tensor | None:
     """Return negatives per positive of each class, labels (records, classes), where the recipe balances; 1 at least."""
     if recipe.positive_weight == "none":
         return None
     positives = labels.sum(0)
-    return torch.from_numpy(np.maximum((len(labels) - positives) / np.maximum(positives, 1), 1).astype(np.float32))
+    weights = np.maximum((len(labels) - positives) / np.maximum(positives, 1), 1)
+    return torch.tensor(weights, dtype=torch.float32, device=device)
 
 
 def learning_rate(step: int, steps: int, recipe: TrainingPreset) -> float:

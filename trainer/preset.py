@@ -61,7 +61,8 @@ class TrainingPreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep: Literal["best", "last"] = "best"
     """Keep the epoch that does best on the tuning folds, or the last one, which then owes nothing to them."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 trains windowed networks in mixed precision: twice as fast where the processor multiplies it."""
+    """bfloat16 trains in mixed precision: twice as fast where the processor multiplies it, and on GPUs. The scan of a
+    Mamba and the loss stay in float32."""
     crop_s: Positive = 2.5
     carried_share: Share = 0.0
     """Share of the batches that start from the state that the records of the batch before have left behind."""
@@ -181,8 +182,6 @@ def load_preset(name_or_path: str) -> Preset:
 def _faults(kind: str, read: _File) -> Iterator[str]:
     """What each table allows, but not together."""
     recipe = read.training
-    if kind == MAMBA and recipe.precision != "float32":
-        yield "[training] precision: the scan of a Mamba is computed in float32"
     if recipe.loss != "bce" and (recipe.focal_gamma > 0 or recipe.positive_weight != "none"):
         yield '[training] focal_gamma and positive_weight belong to loss = "bce"'
     if read.pretraining is not None and kind != "hubert-ecg":

@@ -11,8 +11,8 @@ def console() -> Console:
     return Console(stderr=True)
 
 
-def progress() -> Progress:
-    """Return a progress display with a bar, a count and the time left."""
+def progress(shown: bool = True) -> Progress:
+    """Return a progress display with a bar, a count and the time left; unless shown, one that stays silent."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -20,4 +20,5 @@ def progress() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console(),
+        disable=not shown,
     )

@@ -27,8 +27,15 @@ log = logging.getLogger(__name__)
 
 
 def selective_scan(u: Tensor, dt: Tensor, A: Tensor, b: Tensor, c: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
-    """Scan u, dt (B, L, D) with A (D, N), b, c (B, L, N) from h0 (B, D, N); return y (B, L, D) and h_L (B, D, N)."""
-    return _choose(u, A)(u, dt, A, b, c, h0)
+    """Scan u, dt (B, L, D) with A (D, N), b, c (B, L, N) from h0 (B, D, N); return y (B, L, D) and h_L (B, D, N).
+
+    In mixed precision too it is computed in float32: rounding would add up from step to step.
+    """
+    if not torch.is_autocast_enabled(u.device.type):
+        return _choose(u, A)(u, dt, A, b, c, h0)
+    with torch.autocast(u.device.type, enabled=False):
+        u, dt, A, b, c, h0 = (x.float() for x in (u, dt, A, b, c, h0))
+        return _choose(u, A)(u, dt, A, b, c, h0)
 
 
 def scan_reference(u: Tensor, dt: Tensor, A: Tensor, b: Tensor, c: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,15 +22,16 @@ from edge.signal.leads import STANDARD_LEADS
 from trainer.batches import Batch, batches, batches_per_epoch, whole_frames
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.data import Split
+from trainer.distributed import Workers, alone
 from trainer.kinds import build_model, narrowed, record_logits, with_outputs
 from trainer.model import State
 from trainer.objective import (
+    TrainingPass,
     learning_rate,
     loss_of,
     only_single_label,
     parameter_groups,
     positive_weights,
-    training_logits,
 )
 from trainer.predict import BATCH_RECORDS
 from trainer.preset import Preset, same_recipe
@@ -67,23 +68,26 @@ class Trainer:
 
     def __init__(
         self, preset: Preset, signal: SignalSpec, train: Split, tune: Split, out: Path, seed: int,
-        facts: dict[str, Any], start: Path | None = None,
+        facts: dict[str, Any], start: Path | None = None, workers: Workers | None = None,
     ) -> None:  # fmt: skip
         """facts: what the checkpoint should say of how it was made, beside what the run itself finds.
 
         start: what to begin with instead of fresh weights, see `trainer.transfer`. The task of the training records
-        decides how many outputs there are.
+        decides how many outputs there are. workers: the processes that train together; by default this one alone.
         """
+        self.workers = alone() if workers is None else workers
         self.preset, self.recipe, self.signal = preset.for_classes(len(train.classes)), preset.training, signal
         self.train, self.tune = only_single_label(train, self.recipe), only_single_label(tune, self.recipe)
-        self.out, self.facts = out, {**facts, "seed": seed}
+        self.out, self.facts, self.seed = out, {**facts, "seed": seed}, seed
         torch.manual_seed(seed)
         self.rng = np.random.default_rng(seed)
         self.targets = self.train.labels if self.train.targets is None else self.train.targets
-        self.positive_weight = positive_weights(self.train.labels, self.recipe)
-        self.model = build_model(preset.kind, with_outputs(preset.model, self.targets.shape[1]))
+        self.positive_weight = positive_weights(self.train.labels, self.recipe, self.workers.device)
+        model = build_model(preset.kind, with_outputs(preset.model, self.targets.shape[1]))
         if start is not None:
-            start_from(self.model, start)
+            start_from(model, start)
+        self.model = self.workers.placed(model)
+        self.forward = self.workers.replicated(TrainingPass(self.model), skips_layers=preset.kind == "hubert-ecg")
         averaging = get_ema_multi_avg_fn(self.recipe.average_decay)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True)
         self.optimiser = torch.optim.AdamW(parameter_groups(self.model, self.recipe.weight_decay), fused=False)
@@ -96,7 +100,7 @@ class Trainer:
         """Train to the end or until tuning no longer improves; return the best epoch."""
         self.out.mkdir(parents=True, exist_ok=True)
         self._resume()
-        with progress() as bar:
+        with progress(shown=self.workers.first) as bar:
             task = bar.add_task("training", total=self.steps, completed=self.step)
             while len(self.history) < self.recipe.epochs and not self._out_of_patience():
                 epoch = self._epoch(lambda: bar.advance(task))
@@ -113,6 +117,7 @@ class Trainer:
 
     def _epoch(self, on_step: Callable[[], None]) -> Epoch:
         start_s, losses = time.monotonic(), []
+        self.workers.reseed(self.seed, len(self.history))
         self.model.train()
         std_mv = float(np.mean(self.signal.std_mv))
         stride = getattr(self.preset.model, "stride", 1)
@@ -122,27 +127,35 @@ class Trainer:
         for batch in epoch_batches:
             losses.append(self._step(batch))
             on_step()
+        loss = self.workers.mean(float(np.mean(losses)))
+        epoch = self.workers.agreed(lambda: self._measured(loss, start_s))
+        self.history.append(epoch)
+        left_behind = self.workers.joined(self.left_behind)
+        if self.workers.first:
+            if epoch is self.best:
+                self._keep_best()
+            self._save_last(left_behind)
+        return epoch
+
+    def _measured(self, loss: float, start_s: float) -> Epoch:
         logits = self._logits(self.evaluated_model().eval(), self.tune.signals)
-        epoch = Epoch(
+        return Epoch(
             epoch=len(self.history) + 1,
-            loss=float(np.mean(losses)),
+            loss=loss,
             macro_auc=macro_auc(self.tune.labels, logits),
             accuracy=accuracy(self.tune.labels, logits),
             seconds=time.monotonic() - start_s,
             macro_auprc=macro_average_precision(self.tune.labels, logits),
         )
-        self.history.append(epoch)
-        if epoch is self.best:
-            self._keep_best()
-        self._save_last()
-        return epoch
 
     def _step(self, batch: Batch) -> float:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, self.steps, self.recipe)
+        share = self.workers.share(batch)
         with self._precision():
-            logits, self.left_behind = training_logits(self.model, batch, self.left_behind)
-        loss = loss_of(logits.float(), batch.targets, len(self.train.classes), self.recipe, self.positive_weight)
+            logits, self.left_behind = self.forward(share, self.left_behind)
+        loss = loss_of(logits.float(), share.targets, len(self.train.classes), self.recipe, self.positive_weight)
+        loss = loss * self.workers.weight(batch)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_limit)
@@ -154,11 +167,11 @@ class Trainer:
     def evaluated_model(self) -> nn.Module:
         """The model that is kept: of the averaged weights, or of the last ones where nothing is averaged."""
         wide = self.average.module if self.recipe.average_decay > 0 else self.model
-        return narrowed(self.preset.kind, self.preset.model, wide)
+        return narrowed(self.preset.kind, self.preset.model, wide).to(self.workers.device)
 
     def kept_logits(self, signals: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what the kept model says of whole records, (records, classes)."""
-        return self._logits(load_checkpoint(self.out / BEST_NAME).model, signals)
+        return self._logits(load_checkpoint(self.out / BEST_NAME).model.to(self.workers.device), signals)
 
     def _logits(self, model: nn.Module, signals: NDArray[np.float32]) -> NDArray[np.float32]:
         crop_samples = whole_frames(self.recipe.crop_s, self.signal.rate_hz, 1)
@@ -168,7 +181,7 @@ class Trainer:
         return np.concatenate(parts)
 
     def _precision(self) -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
+        return torch.autocast(self.workers.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
 
     def _out_of_patience(self) -> bool:
         return bool(self.history) and self.history[-1].epoch - self.best.epoch >= self.recipe.patience_epochs
@@ -180,7 +193,7 @@ class Trainer:
             list(self.train.classes), list(STANDARD_LEADS), training, self.preset.kind,
         )  # fmt: skip
 
-    def _save_last(self) -> None:
+    def _save_last(self, left_behind: State) -> None:
         with (self.out / HISTORY_NAME).open("a") as lines:
             lines.write(json.dumps(self.history[-1].__dict__) + "\n")
         state = {
@@ -194,7 +207,7 @@ class Trainer:
             "numpy_rng": json.dumps(self.rng.bit_generator.state),
             "history": [epoch.__dict__ for epoch in self.history],
             "step": self.step,
-            "left_behind": self.left_behind,
+            "left_behind": left_behind,
         }
         partial = self.out / f"{LAST_NAME}.partial"
         torch.save(state, partial)
@@ -202,10 +215,9 @@ class Trainer:
 
     def _resume(self) -> None:
         """Go on from the last finished epoch if this very recipe was begun here."""
-        path = self.out / LAST_NAME
-        if not path.is_file():
+        state = self.workers.agreed(self._saved)
+        if state is None:
             return
-        state = torch.load(path, weights_only=True)
         if not same_recipe(json.loads(state["preset"]), self.preset):
             raise RunMismatchError(self.out, "another preset")
         if state.get("start", "null") != json.dumps(self.facts.get("init"), sort_keys=True):
@@ -218,7 +230,11 @@ class Trainer:
         torch.set_rng_state(state["torch_rng"])
         self.rng.bit_generator.state = json.loads(state["numpy_rng"])
         self.history = [Epoch(**epoch) for epoch in state["history"]]
-        self.step, self.left_behind = state["step"], state["left_behind"]
+        self.step, self.left_behind = state["step"], self.workers.shares(state["left_behind"])
+
+    def _saved(self) -> dict[str, Any] | None:
+        path = self.out / LAST_NAME
+        return torch.load(path, weights_only=True, map_location="cpu") if path.is_file() else None
 
 
 def macro_auc(labels: NDArray[np.float32], logits: NDArray[np.float32]) -> float:

@@ -19,6 +19,7 @@ import torch
 from edge.cli.output import EXIT_OK, emit_json, say
 from edge.cli.parsing import add_command
 from trainer.data import prepared
+from trainer.distributed import Workers, workers
 from trainer.folds import folds_text, parse_folds
 from trainer.preset import Preset, load_preset
 from trainer.scan import implementation_name
@@ -45,6 +46,7 @@ def add_parser(subparsers: Subparsers) -> None:
             "ecg-trainer train --data ptb-xl --preset streaming --out runs/streaming",
             "ecg-trainer train --data ptb-xl --preset tiny --limit 200 --out /tmp/try",
             "ecg-trainer train --data ptb-xl --preset mine.toml --init runs/superclass/best --out runs/mine",
+            "torchrun --nproc-per-node 2 -m trainer train --data ptb-xl --preset streaming --out runs/streaming",
         ],
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a PTB-XL root")
@@ -73,27 +75,42 @@ def run(args: argparse.Namespace) -> int:
     preset = with_epochs(load_preset(args.preset), args.epochs)
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.fresh:
+    with workers() as together:
+        return _run(preset, args, together)
+
+
+def _run(preset: Preset, args: argparse.Namespace, together: Workers) -> int:
+    if args.fresh and together.first:
         shutil.rmtree(args.out, ignore_errors=True)
-    trainer = prepare(preset, args)
-    say(f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters, {implementation_name()} scan, "
-        f"{len(trainer.train.signals):,} records to train on, {len(trainer.tune.signals):,} to tune on")  # fmt: skip
-    best = trainer.run(on_epoch=report)
-    say(f"best: epoch {best.epoch}, macro-AUC {best.macro_auc:.4f} on the tuning fold, in {args.out / BEST_NAME}")
-    if args.json:
+    trainer = prepare(preset, args, together)
+    parameters, records = sum(p.numel() for p in trainer.model.parameters()), len(trainer.train.signals)
+    together.say(f"{parameters:,} parameters, {_where(together)}, {records:,} records to train on, "
+                 f"{len(trainer.tune.signals):,} to tune on")  # fmt: skip
+    best = trainer.run(on_epoch=report if together.first else lambda epoch: None)
+    together.say(
+        f"best: epoch {best.epoch}, macro-AUC {best.macro_auc:.4f} on the tuning fold, in {args.out / BEST_NAME}"
+    )
+    if args.json and together.first:
         emit_json({"best": asdict(best), "epochs": len(trainer.history), "checkpoint": str(args.out / BEST_NAME)})
     return EXIT_OK
 
 
-def prepare(preset: Preset, args: argparse.Namespace) -> Trainer:
+def prepare(preset: Preset, args: argparse.Namespace, together: Workers) -> Trainer:
     """Load both splits and build the run."""
     data = open_task(args.data, preset.task)
     train_rows, tune_rows = data.rows(args.folds)[: args.limit], data.rows(args.tune_folds)[: args.limit]
-    say("filtering the records as they will be served")
+    together.say("filtering the records as they will be served")
     signal, train, (tune,) = prepared(data, train_rows, [tune_rows], preset.signal)
     soft_labels = [load_soft_labels(path, data.classes) for path in args.soft_labels]
     train = with_targets(train, data, train_rows, preset.training, soft_labels)
-    return Trainer(preset, signal, train, tune, args.out, args.seed, facts_of(args), args.init)
+    facts = {**facts_of(args), "processes": together.count, "device": together.device.type}
+    return Trainer(preset, signal, train, tune, args.out, args.seed, facts, args.init, together)
+
+
+def _where(together: Workers) -> str:
+    """What computes."""
+    place = f"{implementation_name()} scan" if together.device.type == "cpu" else str(together.device)
+    return place if together.count == 1 else f"{together.count} processes, {place}"
 
 
 def facts_of(args: argparse.Namespace) -> dict[str, Any]:

@@ -388,7 +388,7 @@ def test_the_seed_preset_has_the_published_number_of_parameters():
         ("[signal]\nnormalise = 'record'\n", "record"),
         ("[training\n", "line 1"),
         ("[model]\nkind = 'lstm2d'\n", "mamba"),
-        ("[training]\nprecision = 'bfloat16'\n", "float32"),
+        ("[training]\nprecision = 'float16'\n", "float16"),
     ],
 )
 def test_a_preset_with_a_fault_is_refused_by_name(tmp_path, text, named):

@@ -1,0 +1,160 @@
+"""Training with several processes and on GPUs: `torchrun --nproc-per-node N -m trainer train …`.
+
+Every process draws the same batches and takes its share of each; `DistributedDataParallel` averages the gradients,
+which are then those of one process. The first one alone evaluates, writes and reports. Without torchrun there is one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from edge.cli.output import say
+from edge.errors import EcgEdgeError
+from trainer.batches import Batch
+
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for one another: the first one reads a cache or evaluates while the others have nothing."""
+CPU = torch.device("cpu")
+T = TypeVar("T")
+
+
+class WorkersError(EcgEdgeError):
+    """These processes cannot train together."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes that train one model, as one of them sees them; by default it is alone and on the CPU."""
+
+    device: torch.device = CPU
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that evaluates, writes and reports."""
+        return self.rank == 0
+
+    def say(self, message: str) -> None:
+        """Write a line of progress to standard error, once for all."""
+        if self.first:
+            say(message)
+
+    def placed(self, model: nn.Module) -> nn.Module:
+        """Return the model on this process's device.
+
+        Batch normalisation of several processes is over the whole batch, by SyncBatchNorm, which PyTorch has for GPUs
+        only: on CPUs it raises WorkersError, because each share by itself would train another network.
+        """
+        if self.count > 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
+            if self.device.type == "cpu":
+                raise WorkersError(
+                    "a network with batch normalisation trains in one process on a CPU (use --threads): over shares of "
+                    "a batch it would be another network, and PyTorch's SyncBatchNorm needs GPUs"
+                )
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return model.to(self.device)
+
+    def replicated(self, step: nn.Module, skips_layers: bool) -> nn.Module:
+        """Return a module whose backward pass leaves the average of all processes' gradients.
+
+        skips_layers: whether a pass may leave some of its parameters out.
+        """
+        if self.count == 1:
+            return step
+        return nn.parallel.DistributedDataParallel(step, find_unused_parameters=skips_layers)
+
+    def share(self, batch: Batch) -> Batch:
+        """Return this process's rows of a batch, on its device; raises WorkersError when there are too few for all."""
+        rows = self._rows(len(batch.crops))
+        if rows.start == rows.stop:
+            raise WorkersError(f"a batch of {len(batch.crops)} cannot be shared by {self.count} processes")
+        return Batch(batch.crops[rows].to(self.device), batch.targets[rows].to(self.device), batch.carried)
+
+    def weight(self, batch: Batch) -> float:
+        """Return how much the mean loss of this share counts, so that the processes' average is the batch's."""
+        rows = self._rows(len(batch.crops))
+        share: int = rows.stop - rows.start
+        return self.count * share / len(batch.crops)
+
+    def agreed(self, make: Callable[[], T]) -> T:
+        """Return what `make` gives in the first process, in all of them."""
+        if self.count == 1:
+            return make()
+        made: list[Any] = [make() if self.first else None]
+        dist.broadcast_object_list(made, src=0)
+        return made[0]  # type: ignore[no-any-return]
+
+    def mean(self, value: float) -> float:
+        """Return the average of the processes' values."""
+        return sum(self._all(value)) / self.count
+
+    def joined(self, shares: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return tensors whose rows the processes have shares of, whole and on the CPU."""
+        parts = self._all({name: tensor.cpu() for name, tensor in shares.items()})
+        return {name: torch.cat([part[name] for part in parts]) for name in shares}
+
+    def shares(self, joined: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return this process's rows of what `joined` gave."""
+        return {name: tensor[self._rows(len(tensor))].to(self.device) for name, tensor in joined.items()}
+
+    def reseed(self, seed: int, epoch: int) -> None:
+        """Give an epoch's dropout numbers of its own in every process and on every GPU, the same when it is run again.
+
+        The first process on a CPU goes on with PyTorch's generator, whose state the run keeps.
+        """
+        if self.rank > 0 or self.device.type != "cpu":
+            torch.manual_seed((seed << 40) + (epoch << 20) + self.rank)
+
+    def _rows(self, rows: int) -> slice:
+        return slice(rows * self.rank // self.count, rows * (self.rank + 1) // self.count)
+
+    def _all(self, value: T) -> list[T]:
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+
+def alone() -> Workers:
+    """Return one process by itself: on the GPU if there is one (CUDA_VISIBLE_DEVICES= hides it), else on the CPU."""
+    return Workers(_device(0))
+
+
+@contextmanager
+def workers() -> Iterator[Workers]:
+    """Join the processes that torchrun has started for as long as the context lasts; without torchrun there is one.
+
+    Raises WorkersError when there are more of them than GPUs.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield alone()
+        return
+    device = _device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield Workers(device, dist.get_rank(), count)
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(local_rank: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return CPU
+    if local_rank >= torch.cuda.device_count():
+        raise WorkersError(f"process {local_rank + 1} of this machine has no GPU of its own: there are "
+                           f"{torch.cuda.device_count()}; start as many (--nproc-per-node)")  # fmt: skip
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)

@@ -22,6 +22,7 @@ COMMANDS = (
     "stream_evaluate_command",
     "explain_command",
     "card_command",
+    "share_command",
 )
 
 

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     class_name = args.class_name or (moment.class_name if moment else max(probabilities, key=probabilities.__getitem__))
     if class_name not in subject.classes:
         raise ConfigError("--class", (f"{class_name} is none of {', '.join(subject.classes)}",))
-    notes = [*(moment.notes if moment else []), *_comparison(alert, probabilities)]
+    notes = [*(moment.notes if moment else []), *_comparison(alert, probabilities), *_warming(window)]
     attribution = attribute(window, class_name, args.method)
     caption = _caption(source, window, probabilities, class_name, args.method)
     figure = draw_explanation(window.samples_mv, subject.leads, subject.signal.rate_hz, attribution, caption)
@@ -173,6 +173,13 @@ def _comparison(alert: AlertEvent | None, probabilities: dict[str, float]) -> li
         f"the daemon said {alert.class_name} {alert.probability:.3f}, the replay of this recording says {now:.3f}: the "
         "stream had another past (a restart, a gap), or model and recording are not the alert's"
     ]
+
+
+def _warming(window: SeenWindow) -> list[str]:
+    full_s = window.subject.window_samples / window.subject.signal.rate_hz
+    if window.seconds >= full_s:
+        return []
+    return [f"the stream was still warming: {window.seconds:g} s of a window of {full_s:g} s"]
 
 
 def _caption(

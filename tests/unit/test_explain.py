@@ -19,10 +19,12 @@ from edge.signal.leads import STANDARD_LEADS
 from tests.ecg import millivolts, patient
 from tests.tiny_bundle import tiny_bundle, tiny_checkpoint
 from tests.windowed_bundles import windowed_bundle, windowed_checkpoint
+from trainer.explain import attribution
 from trainer.explain.attribution import METHODS, attribute, binned
 from trainer.explain.subject import subject_of_bundle, subject_of_checkpoint
 from trainer.explain.window import window_at
 from trainer.model import EcgMamba, ModelConfig
+from trainer.networks.registry import NETWORKS
 from trainer.ptbxl import CLASSES
 
 SUBJECTS = ["mamba", "resnet1d-wang", "mamba checkpoint", "lstm checkpoint"]
@@ -157,6 +159,21 @@ def test_tenths_of_a_second_need_not_be_whole_samples():
     assert bins.shape == (100, 2)
     assert bins.sum() == 2560
     assert set(bins[:, 0]) == {12.0, 13.0}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("method", ["integrated-gradients", "occlusion"])
+def test_every_kind_of_network_can_be_explained(kind, method, monkeypatch):
+    if kind == "hubert-ecg":
+        pytest.importorskip("transformers")
+    monkeypatch.setattr(attribution, "STEPS", 4)
+    monkeypatch.setattr(attribution, "OCCLUDED_S", 5.0)
+    window = window_at(subject_of_checkpoint(windowed_checkpoint(kind)), recording(11))
+
+    found = attribute(window, "HYP", method)
+
+    assert found.samples.shape == (1000, 12)
+    assert np.abs(found.leads).min() > 0
 
 
 def test_less_than_a_hop_cannot_be_explained(subject_of):

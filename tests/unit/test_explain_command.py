@@ -199,6 +199,13 @@ def test_a_window_may_end_anywhere_in_a_record(explain, record):
     assert result["window"] == {"first_s": 3.0, "seconds": 10.0, "from": 3 * RATE_HZ - 2, "to": 13 * RATE_HZ - 3}
 
 
+def test_a_window_that_is_not_full_yet_says_that_the_stream_was_warming(explain, record):
+    result = explain(record, "--at", "3", *QUICK)
+
+    assert result["window"]["seconds"] == 3.0
+    assert result["notes"] == ["the stream was still warming: 3 s of a window of 10 s"]
+
+
 def test_a_record_of_ptbxl_comes_with_its_labels_and_the_credit_it_is_owed(explain, tmp_path):
     root = write_ptbxl(tmp_path / "ptb-xl", rows_of(["IMI", "LVH"], [9]))
 

@@ -28,17 +28,17 @@ class Batch:
 
 def batches(
     signals: Float32Array, targets: Float32Array, preset: TrainingPreset, rate_hz: int, stride: int,
-    std_mv: float, rng: np.random.Generator,
+    std_mv: float, rng: np.random.Generator, views: int = 1,
 ) -> Iterator[Batch]:  # fmt: skip
     """Yield one epoch of batches, (records, samples, leads) in random order, the last incomplete one left out.
 
-    The same generator state gives the same batches.
+    The same generator state gives the same batches. Of several views, all records' first crops come before all their
+    second ones, each cut and changed by itself.
     """
-    order = rng.permutation(len(signals))
     crop = whole_frames(preset.crop_s, rate_hz, stride)
     size = min(preset.batch_size, len(signals))
-    for start in range(0, len(order) - size + 1, size):
-        rows = order[start : start + size]
+    for chosen in record_batches(len(signals), size, preset.passes, rng):
+        rows = np.tile(chosen, views)
         crops, aims = random_crops(signals, rows, crop, rng), targets[rows]
         if preset.augment:
             changed, aims = augment(crops * np.float32(std_mv), aims, preset.augment, rate_hz, rng)
@@ -47,9 +47,16 @@ def batches(
         yield Batch(torch.from_numpy(crops), torch.from_numpy(aims), rng.random() < preset.carried_share)
 
 
+def record_batches(records: int, size: int, passes: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Yield which records make each batch, in a new order on each pass."""
+    for _ in range(passes):
+        order = rng.permutation(records)
+        yield from (order[start : start + size] for start in range(0, records - size + 1, size))
+
+
 def batches_per_epoch(records: int, preset: TrainingPreset) -> int:
     """Return how many batches an epoch has."""
-    return max(1, records // min(preset.batch_size, records))
+    return preset.passes * max(1, records // min(preset.batch_size, records))
 
 
 def whole_frames(seconds: float, rate_hz: int, stride: int) -> int:

@@ -64,7 +64,7 @@ def run_part(
     rows = {name: data.rows(folds)[:limit] for name, folds in (("train", part.train), ("held_out", part.held_out))}
     others = [data.rows(part.tune)[:limit], rows["held_out"]]
     signal, train, (tune, held_out) = prepared(data, rows["train"], others, preset.signal)
-    train = with_targets(train, data, rows["train"], preset.training, [])
+    train = with_targets(train, data, rows["train"], preset.training, [], seed)
     trainer = Trainer(preset, signal, train, tune, out, seed, {**facts, "folds": part.train, "tune_folds": part.tune})
     trainer.run(on_epoch=on_epoch)
     logits = trainer.kept_logits(held_out.signals)

@@ -12,6 +12,7 @@ import msgspec
 from edge.errors import ConfigError
 from trainer.augment import Augmentation
 from trainer.kinds import MAMBA, describe_config, model_config, with_outputs
+from trainer.pretraining.plans import FITS, Plans
 from trainer.tasks import TaskPreset
 
 if sys.version_info >= (3, 11):
@@ -50,7 +51,13 @@ class TrainingPreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How much of the target is a teacher's probability (see `ecg-trainer cross-validate`); the rest is the label."""
     statements_weight: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
     """Weight of a second loss, over all 71 SCP statements; the outputs for it are cut off after training."""
+    label_share: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 1.0
+    """Train on the records of this share of the patients, drawn by the seed; a smaller share is part of a larger."""
+    frozen: bool = False
+    """Train the last layer alone, on what the rest of the network makes of a record as it stands at the start."""
     epochs: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 16
+    passes: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
+    """How often an epoch goes through the records: few records need few looks at the tuning folds."""
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 64
     learning_rate: Positive = 2e-3
     weight_decay: Annotated[float, msgspec.Meta(ge=0.0)] = 1e-2
@@ -79,24 +86,6 @@ class TrainingPreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     patience_epochs: Annotated[int, msgspec.Meta(ge=1)] = 6
 
 
-class PretrainingPreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Masked cluster prediction in stages, for `ecg-trainer pretrain` (HuBERT: Hsu et al. 2021, arXiv:2106.07447)."""
-
-    clusters: Annotated[tuple[Annotated[int, msgspec.Meta(ge=2)], ...], msgspec.Meta(min_length=1)] = (100, 500)
-    """How many in each stage: those of the first are of the signal's own features, later ones of the stage before."""
-    epochs: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 10
-    """Of each stage."""
-    hidden_share: Share = 0.33
-    """How many frames of a crop the network has to guess."""
-    layer: Annotated[int, msgspec.Meta(ge=1)] = 4
-    """The layer whose features the later stages cluster."""
-    batch_size: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 32
-    learning_rate: Positive = 5e-4
-    weight_decay: Annotated[float, msgspec.Meta(ge=0.0)] = 1e-2
-    cluster_records: Annotated[int, msgspec.Meta(ge=1)] = 2000
-    """How many records the clusters are found on."""
-
-
 class Preset(msgspec.Struct, frozen=True):
     """One recipe by name."""
 
@@ -107,7 +96,7 @@ class Preset(msgspec.Struct, frozen=True):
     signal: SignalPreset
     training: TrainingPreset
     task: TaskPreset = TaskPreset()
-    pretraining: PretrainingPreset | None = None
+    pretraining: Plans = Plans()
 
     def describe(self) -> dict[str, Any]:
         """Return it as plain values, for checkpoints and manifests; a table by its name, wherever it stands."""
@@ -131,7 +120,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signal: SignalPreset = SignalPreset()
     training: TrainingPreset = TrainingPreset()
     task: TaskPreset = TaskPreset()
-    pretraining: PretrainingPreset | None = None
+    pretraining: Plans = Plans()
 
 
 def same_recipe(described: dict[str, Any], preset: Preset) -> bool:
@@ -184,5 +173,6 @@ def _faults(kind: str, read: _File) -> Iterator[str]:
     recipe = read.training
     if recipe.loss != "bce" and (recipe.focal_gamma > 0 or recipe.positive_weight != "none"):
         yield '[training] focal_gamma and positive_weight belong to loss = "bce"'
-    if read.pretraining is not None and kind != "hubert-ecg":
-        yield f"[pretraining] is for kind hubert-ecg, not {kind}"
+    for method in read.pretraining.stated():
+        if FITS.get(method, kind) != kind:
+            yield f"[pretraining.{method}] is for kind {FITS[method]}, not {kind}"

@@ -16,8 +16,9 @@ from edge.cli.output import EXIT_OK, emit_json, say
 from edge.cli.parsing import add_command
 from trainer.data import prepared
 from trainer.folds import folds_text, parse_folds
-from trainer.preset import Preset, load_preset
-from trainer.pretrain import Pretraining, PretrainingEpoch
+from trainer.preset import load_preset
+from trainer.pretraining.plans import DEFAULTS
+from trainer.pretraining.run import Pretraining, PretrainingEpoch, plan_of
 from trainer.ptbxl import open_ptbxl
 from trainer.train import BEST_NAME
 from trainer.train_command import origin
@@ -33,15 +34,20 @@ def add_parser(subparsers: Subparsers) -> None:
         "pretrain",
         run,
         "teach a network without labels",
-        "Masked cluster prediction in stages, for presets with [pretraining]. OUT/best is what `train --init` starts "
-        "from. Goes on where it was interrupted.",
+        "By SimCLR or BYOL (any network), causal predictive coding (the streaming Mamba) or masked clusters "
+        "(HuBERT-ECG). OUT/best is what `train --init` starts from. Goes on where it was interrupted.",
         [
-            "ecg-trainer pretrain --data ptb-xl --preset hubert-ecg-small --out runs/hubert",
-            "ecg-trainer train --data ptb-xl --preset hubert-ecg-small --init runs/hubert/best --out runs/tuned",
+            "ecg-trainer pretrain --data ptb-xl --preset ssl-encoder --method simclr --out runs/simclr",
+            "ecg-trainer train --data ptb-xl --preset ssl-encoder --init runs/simclr/best --out runs/tuned",
+            "ecg-trainer pretrain --data ptb-xl --preset streaming --method cpc --out runs/cpc",
         ],
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a PTB-XL root")
-    parser.add_argument("--preset", default="hubert-ecg-small", help="a preset's name or a TOML file")
+    parser.add_argument("--preset", required=True, help="a preset's name or a TOML file")
+    parser.add_argument(
+        "--method", choices=DEFAULTS,
+        help="how to learn, by the preset's plan or the method's defaults (default: the one method the preset has)",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the run stands")
     parser.add_argument("--folds", type=parse_folds, default="1-8", help="folds to learn from (default: 1-8)")
     parser.add_argument("--epochs", type=int, metavar="N", help="epochs of each stage instead of the preset's")
@@ -53,7 +59,10 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Pre-train and report the last epoch."""
-    preset = _with_epochs(load_preset(args.preset), args.epochs)
+    preset = load_preset(args.preset)
+    method, plan = plan_of(preset, args.method)
+    if args.epochs is not None:
+        plan = msgspec.structs.replace(plan, epochs=args.epochs)
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.fresh:
@@ -62,30 +71,25 @@ def run(args: argparse.Namespace) -> int:
     rows = data.rows(args.folds, labelled_only=False)[: args.limit]
     signal, train, _ = prepared(data, rows, [], preset.signal)
     facts = {"command": command_of(args), "folds": args.folds, "limit": args.limit, **origin()}
-    last = Pretraining(preset, signal, train, args.out, args.seed, facts).run(on_epoch=report)
+    pretraining = Pretraining(preset, method, plan, signal, train, args.out, args.seed, facts)
+    last = pretraining.run(on_epoch=lambda epoch: report(epoch, pretraining.method.score))
     say(f"wrote {args.out / BEST_NAME}: start from it with `ecg-trainer train --init`")
     if args.json:
         emit_json({"last": asdict(last), "records": len(train), "checkpoint": str(args.out / BEST_NAME)})
     return EXIT_OK
 
 
-def report(epoch: PretrainingEpoch) -> None:
-    """Say how an epoch went."""
-    say(f"stage {epoch.stage}, epoch {epoch.epoch}: loss {epoch.loss:.4f}, {epoch.accuracy:.1%} of the hidden frames "
-        f"guessed, {epoch.seconds:.0f} s")  # fmt: skip
+def report(epoch: PretrainingEpoch, score: str) -> None:
+    """Say how an epoch went; score: what its figure is."""
+    say(f"stage {epoch.stage}, epoch {epoch.epoch}: loss {epoch.loss:.4f}, {epoch.score:.3f} {score}, "
+        f"{epoch.seconds:.0f} s")  # fmt: skip
 
 
 def command_of(args: argparse.Namespace) -> str:
     """Return the command that does this again anywhere: without the folders of this machine."""
     words = ["ecg-trainer", "pretrain", "--data", "PTBXL_ROOT", "--preset", args.preset, "--out", "RUN"]
     words += ["--folds", folds_text(args.folds), "--seed", str(args.seed)]
-    for name in ("epochs", "limit"):
+    for name in ("method", "epochs", "limit"):
         if getattr(args, name) is not None:
             words += [f"--{name}", str(getattr(args, name))]
     return shlex.join(words)
-
-
-def _with_epochs(preset: Preset, epochs: int | None) -> Preset:
-    if epochs is None or preset.pretraining is None:
-        return preset
-    return msgspec.structs.replace(preset, pretraining=msgspec.structs.replace(preset.pretraining, epochs=epochs))

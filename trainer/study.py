@@ -110,7 +110,7 @@ def run_variant(
     rows, tune_rows = data.rows(folds)[:limit], data.rows(tune_folds)[:limit]
     signal, train, (tune,) = prepared(data, rows, [tune_rows], preset.signal)
     wanted = soft_labels if preset.training.soft_label_share > 0 else []
-    train = with_targets(train, data, rows, preset.training, wanted)
+    train = with_targets(train, data, rows, preset.training, wanted, seed)
     trainer = Trainer(preset, signal, train, tune, out, seed, facts)
     trainer.run(on_epoch=on_epoch)
     model = load_checkpoint(out / BEST_NAME).model

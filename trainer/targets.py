@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from edge.errors import RecordError
 from trainer.data import Split
+from trainer.label_share import of_share
 from trainer.preset import TrainingPreset
 from trainer.ptbxl import CLASSES, PtbXl
 
@@ -61,12 +62,13 @@ def load_soft_labels(path: Path, classes: tuple[str, ...] = CLASSES) -> SoftLabe
 
 
 def with_targets(
-    split: Split, data: PtbXl, rows: NDArray[np.int64], recipe: TrainingPreset, soft_labels: Sequence[SoftLabels]
-) -> Split:
+    split: Split, data: PtbXl, rows: NDArray[np.int64], recipe: TrainingPreset, soft_labels: Sequence[SoftLabels],
+    seed: int,
+) -> Split:  # fmt: skip
     """Return a split of these rows that aims at what the recipe says: labels, soft labels, SCP statements.
 
-    Several teachers' probabilities are averaged. Raises RecordError when the recipe wants soft labels and there are
-    none, or there are some it does not use.
+    Several teachers' probabilities are averaged. Where the recipe uses the labels of some patients only, the seed says
+    of which. Raises RecordError when it wants soft labels and there are none, or there are some it does not use.
     """
     if bool(soft_labels) != (recipe.soft_label_share > 0):
         raise RecordError("--soft-labels belongs to presets with soft_label_share above 0, and they need it")
@@ -77,4 +79,7 @@ def with_targets(
         targets = (1 - share) * targets + share * taught
     if recipe.statements_weight > 0:
         targets = np.concatenate([targets, data.statements[rows]], axis=1)
-    return replace(split, targets=targets)
+    aimed = replace(split, targets=targets)
+    if recipe.label_share == 1:
+        return aimed
+    return aimed.chosen(of_share(data.patient_ids[rows], recipe.label_share, seed))

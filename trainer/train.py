@@ -23,6 +23,7 @@ from trainer.batches import Batch, batches, batches_per_epoch, whole_frames
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.data import Split
 from trainer.distributed import Workers, alone
+from trainer.frozen import freeze, settle, train_mode
 from trainer.kinds import build_model, narrowed, record_logits, with_outputs
 from trainer.model import State
 from trainer.objective import (
@@ -87,6 +88,8 @@ class Trainer:
         if start is not None:
             start_from(model, start)
         self.model = self.workers.placed(model)
+        if self.recipe.frozen:
+            self._freeze(settled=start is not None)
         self.forward = self.workers.replicated(TrainingPass(self.model), skips_layers=preset.kind == "hubert-ecg")
         averaging = get_ema_multi_avg_fn(self.recipe.average_decay)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True)
@@ -118,7 +121,7 @@ class Trainer:
     def _epoch(self, on_step: Callable[[], None]) -> Epoch:
         start_s, losses = time.monotonic(), []
         self.workers.reseed(self.seed, len(self.history))
-        self.model.train()
+        train_mode(self.model, self.recipe.frozen)
         std_mv = float(np.mean(self.signal.std_mv))
         stride = getattr(self.preset.model, "stride", 1)
         epoch_batches = batches(
@@ -136,6 +139,11 @@ class Trainer:
                 self._keep_best()
             self._save_last(left_behind)
         return epoch
+
+    def _freeze(self, settled: bool) -> None:
+        if not settled:
+            settle(self.model, self.train.signals, whole_frames(self.recipe.crop_s, self.signal.rate_hz, 1))
+        freeze(self.model)
 
     def _measured(self, loss: float, start_s: float) -> Epoch:
         logits = self._logits(self.evaluated_model().eval(), self.tune.signals)

@@ -102,7 +102,7 @@ def prepare(preset: Preset, args: argparse.Namespace, together: Workers) -> Trai
     together.say("filtering the records as they will be served")
     signal, train, (tune,) = prepared(data, train_rows, [tune_rows], preset.signal)
     soft_labels = [load_soft_labels(path, data.classes) for path in args.soft_labels]
-    train = with_targets(train, data, train_rows, preset.training, soft_labels)
+    train = with_targets(train, data, train_rows, preset.training, soft_labels, args.seed)
     facts = {**facts_of(args), "processes": together.count, "device": together.device.type}
     return Trainer(preset, signal, train, tune, args.out, args.seed, facts, args.init, together)
 

@@ -28,8 +28,7 @@ def start_from(model: nn.Module, path: Path) -> None:
 
     Raises BundleError when the checkpoint cannot be read and TransferError when it is of another network.
     """
-    network = model.network if isinstance(model, Printed) else model
-    assert isinstance(network, nn.Module)
+    network = without_layout(model)
     if path.is_file():
         _load_public(network, path)
         return
@@ -45,9 +44,20 @@ def start_from(model: nn.Module, path: Path) -> None:
 
 def body(model: nn.Module) -> dict[str, Tensor]:
     """Return all weights and statistics of a model but its head's, by name; whatever layout its input has."""
-    network = model.network if isinstance(model, Printed) else model
-    assert isinstance(network, nn.Module)
+    network = without_layout(model)
     return {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(HEAD)}
+
+
+def without_layout(model: nn.Module) -> nn.Module:
+    """Return the network itself, without what lays out its input."""
+    return model.network if isinstance(model, Printed) else model
+
+
+def head_of(model: nn.Module) -> nn.Linear:
+    """Return a network's last layer."""
+    head = without_layout(model).head
+    assert isinstance(head, nn.Linear)
+    return head
 
 
 def facts_of_start(path: Path) -> dict[str, str]:

@@ -15,20 +15,21 @@ from tests.small_networks import ecg, small_config
 from tests.tiny_ptbxl import rows_of, write_ptbxl
 from trainer.checkpoint import load_checkpoint
 from trainer.cli import main
-from trainer.clusters import find_clusters, signal_features
 from trainer.data import Split
 from trainer.kinds import build_model
-from trainer.preset import Preset, PretrainingPreset, SignalPreset, TrainingPreset, load_preset
-from trainer.pretrain import Pretraining
+from trainer.preset import Preset, SignalPreset, TrainingPreset, load_preset
+from trainer.pretraining.clusters import find_clusters, signal_features
+from trainer.pretraining.plans import ByolPlan, MaskedClustersPlan
+from trainer.pretraining.run import Pretraining, plan_of
 from trainer.train import BEST_NAME, LAST_NAME, RunMismatchError
 from trainer.transfer import body
 
 SIGNAL = SignalSpec(
     rate_hz=100, band_hz=(0.05, 40.0), sos=[(1.0, 0.0, 0.0, 1.0, 0.0, 0.0)], mean_mv=[0.0] * 12, std_mv=[0.2] * 12
 )
-PLAN = PretrainingPreset(clusters=(4, 3), epochs=2, layer=1, batch_size=8, learning_rate=2e-3, cluster_records=16)
+PLAN = MaskedClustersPlan(clusters=(4, 3), epochs=2, layer=1, batch_size=8, learning_rate=2e-3, cluster_records=16)
 PRESET = Preset("tiny-hubert", "hubert-ecg", small_config("hubert-ecg", layer_drop=0.0), SignalPreset(),
-                TrainingPreset(crop_s=5.0), pretraining=PLAN)  # fmt: skip
+                TrainingPreset(crop_s=5.0))  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +56,7 @@ def waves(records=16):
 
 def run_in(out, plan=PLAN):
     split = Split(waves(), np.zeros((16, 5), np.float32))
-    return Pretraining(msgspec.structs.replace(PRESET, pretraining=plan), SIGNAL, split, out, 0, {"command": "test"})
+    return Pretraining(PRESET, "masked_clusters", plan, SIGNAL, split, out, 0, {"command": "test"})
 
 
 def test_features_of_the_signal_are_one_row_per_frame_and_know_its_shape(network):
@@ -118,9 +119,23 @@ def test_a_folder_with_another_run_is_refused(tmp_path):
         run_in(tmp_path, msgspec.structs.replace(PLAN, epochs=3)).run()
 
 
-def test_a_preset_without_pre_training_is_answered_with_one_that_has(tmp_path):
-    with pytest.raises(ConfigError, match="hubert-ecg-small"):
-        Pretraining(load_preset("tiny"), SIGNAL, Split(waves(), np.zeros((16, 5), np.float32)), tmp_path, 0, {})
+@pytest.mark.parametrize(
+    ("preset", "method", "answer"),
+    [
+        ("tiny", None, "no \\[pretraining\\].*simclr"),
+        ("ssl-encoder", None, "plans for simclr, byol"),
+        ("ssl-encoder", "cpc", "for kind mamba"),
+        ("tiny", "masked_clusters", "for kind hubert-ecg"),
+    ],
+)
+def test_a_preset_that_does_not_say_how_or_cannot_is_answered(preset, method, answer):
+    with pytest.raises(ConfigError, match=answer):
+        plan_of(load_preset(preset), method)
+
+
+def test_a_method_without_a_plan_in_the_preset_has_its_defaults():
+    assert plan_of(load_preset("resnet1d-wang"), "byol") == ("byol", ByolPlan())
+    assert plan_of(load_preset("hubert-ecg-small"))[0] == "masked_clusters"
 
 
 def test_the_commands_pre_train_and_fine_tune(tmp_path, monkeypatch, capsys):
@@ -128,7 +143,7 @@ def test_the_commands_pre_train_and_fine_tune(tmp_path, monkeypatch, capsys):
     root = str(write_ptbxl(tmp_path / "ptb-xl", rows_of(["NORM", "IMI", "LVH"] * 3, [1, 9])))
     (tmp_path / "mine.toml").write_text(
         '[model]\nkind = "hubert-ecg"\nd_model = 32\nn_layers = 1\nn_heads = 2\nd_conv = 8\n'
-        "[pretraining]\nclusters = [3]\nbatch_size = 4\n"
+        "[pretraining.masked_clusters]\nclusters = [3]\nbatch_size = 4\n"
         "[training]\nepochs = 1\nbatch_size = 4\ncrop_s = 5.0\naverage_decay = 0.0\n"
     )
     common = ["--data", root, "--preset", str(tmp_path / "mine.toml"), "--folds", "1", "--threads", "1", "--json"]

@@ -28,6 +28,10 @@ class Clusters:
     deviation: Tensor  # (D,)
     centres: Tensor  # (K, D)
 
+    def to(self, device: torch.device) -> Clusters:
+        """Return them on a device."""
+        return Clusters(self.mean.to(device), self.deviation.to(device), self.centres.to(device))
+
     def of(self, features: Tensor) -> Tensor:
         """Features (B, F, D) → the nearest cluster of each frame (B, F)."""
         scaled = ((features - self.mean) / self.deviation).flatten(0, 1)

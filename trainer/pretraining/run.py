@@ -1,0 +1,223 @@
+"""Pre-training without labels: the loop that all methods share, resumable after each epoch to the very same weights."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edge.errors import ConfigError
+from edge.runtime.manifest import SignalSpec
+from edge.signal.leads import STANDARD_LEADS
+from trainer.batches import Batch, batches, batches_per_epoch, random_crops, whole_frames
+from trainer.checkpoint import save_checkpoint
+from trainer.data import Split
+from trainer.distributed import alone
+from trainer.kinds import build_model
+from trainer.model import EcgMamba
+from trainer.networks.hubert import Hubert
+from trainer.objective import learning_rate, parameter_groups
+from trainer.preset import Preset, TrainingPreset
+from trainer.pretraining.byol import Byol
+from trainer.pretraining.cpc import Cpc
+from trainer.pretraining.masked_clusters import MaskedClusters
+from trainer.pretraining.method import Method, Surroundings
+from trainer.pretraining.plans import DEFAULTS, FITS, ByolPlan, CpcPlan, MaskedClustersPlan, Plan, SimClrPlan
+from trainer.pretraining.simclr import SimClr
+from trainer.progress import progress
+from trainer.train import BEST_NAME, HISTORY_NAME, LAST_NAME, RunMismatchError
+
+AS_TRAINED = ("gradient_limit", "precision", "crop_s", "carried_share", "gain_jitter", "noise_mv", "lead_dropout",
+              "augment")  # fmt: skip
+"""What a preset's training and pre-training have in common, unless the plan says other."""
+
+
+@dataclass(frozen=True)
+class PretrainingEpoch:
+    """What one epoch gave; what the score is, the method says."""
+
+    stage: int
+    epoch: int
+    loss: float
+    score: float
+    seconds: float
+
+
+class Pretraining:
+    """One run in a folder; OUT/best is what `ecg-trainer train --init` starts from. `run` continues what stands there.
+
+    The method and its plan are what `plan_of` gives.
+    """
+
+    def __init__(
+        self, preset: Preset, method: str, plan: Plan, signal: SignalSpec, train: Split, out: Path, seed: int,
+        facts: dict[str, Any],
+    ) -> None:  # fmt: skip
+        self.name, self.plan = method, plan
+        self.preset, self.signal, self.train = preset, signal, train
+        self.recipe, self.stride = recipe_of(preset, self.plan), getattr(preset.model, "stride", 1)
+        self.out, self.facts, self.seed = out, {**facts, "seed": seed}, seed
+        torch.manual_seed(seed)
+        self.rng, self.generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+        self.workers = alone()
+        self.network = build_model(preset.kind, preset.model).to(self.workers.device)
+        given = Surroundings(self.workers.device, self.recipe.precision, self.generator, seed, signal.rate_hz)
+        self.method = build_method(self.network, self.plan, given)
+        self.history: list[PretrainingEpoch] = []
+        self.stage = -1
+
+    def run(self, on_epoch: Callable[[PretrainingEpoch], None] = lambda epoch: None) -> PretrainingEpoch:
+        """Go through all stages; return the last epoch."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        self._resume()
+        total = self.method.stages * self.plan.epochs
+        with progress() as bar:
+            task = bar.add_task("pre-training", total=total * self._steps, completed=len(self.history) * self._steps)
+            while len(self.history) < total:
+                if len(self.history) == (self.stage + 1) * self.plan.epochs:
+                    self.method.begin_stage(self.stage + 1, self._sample)
+                    self._enter(self.stage + 1)
+                epoch = self._epoch(lambda: bar.advance(task))
+                bar.update(task, description=f"stage {epoch.stage} · loss {epoch.loss:.4f}")
+                on_epoch(epoch)
+        return self.history[-1]
+
+    @property
+    def _steps(self) -> int:
+        """Of one epoch."""
+        return batches_per_epoch(len(self.train), self.recipe)
+
+    def _sample(self, records: int) -> Tensor:
+        rows = self.rng.permutation(len(self.train))[:records]
+        samples = whole_frames(self.recipe.crop_s, self.signal.rate_hz, self.stride)
+        return torch.from_numpy(random_crops(self.train.signals, rows, samples, self.rng))
+
+    def _enter(self, stage: int) -> None:
+        self.stage = stage
+        self.method.trained.to(self.workers.device)
+        self.optimiser = torch.optim.AdamW(parameter_groups(self.method.trained, self.recipe.weight_decay))
+
+    def _epoch(self, on_step: Callable[[], None]) -> PretrainingEpoch:
+        start_s = time.monotonic()
+        losses: list[float] = []
+        scores: list[float] = []
+        self.workers.reseed(self.seed, len(self.history))
+        self.method.trained.train()
+        unlabelled = np.zeros((len(self.train), 0), np.float32)
+        std_mv = float(np.mean(self.signal.std_mv))
+        epoch_batches = batches(
+            self.train.signals, unlabelled, self.recipe, self.signal.rate_hz, self.stride, std_mv, self.rng,
+            self.method.views,
+        )  # fmt: skip
+        for batch in epoch_batches:
+            loss, score = self._step(batch, len(losses))
+            losses.append(loss)
+            scores.append(score)
+            on_step()
+        number = len(self.history) % self.plan.epochs + 1
+        seconds = time.monotonic() - start_s
+        epoch = PretrainingEpoch(self.stage + 1, number, float(np.mean(losses)), float(np.mean(scores)), seconds)
+        self.history.append(epoch)
+        self._save()
+        return epoch
+
+    def _step(self, batch: Batch, step_of_epoch: int) -> tuple[float, float]:
+        step = len(self.history) % self.plan.epochs * self._steps + step_of_epoch
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(step, self.plan.epochs * self._steps, self.recipe)
+        loss, score = self.method.loss(self.workers.share(batch))
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.method.trained.parameters(), self.recipe.gradient_limit)
+        self.optimiser.step()
+        self.method.stepped()
+        return float(loss.detach()), score
+
+    def _save(self) -> None:
+        with (self.out / HISTORY_NAME).open("a") as lines:
+            lines.write(json.dumps(asdict(self.history[-1])) + "\n")
+        done = {"method": self.name, **msgspec.to_builtins(self.plan), "done": asdict(self.history[-1])}
+        save_checkpoint(self.out / BEST_NAME, self.network, self.preset.describe(), self.signal, [],
+                        list(STANDARD_LEADS), {**self.facts, "pretraining": done}, self.preset.kind)  # fmt: skip
+        state = {
+            "of": self._identity(),
+            "stage": self.stage,
+            "method": self.method.state(),
+            "optimiser": self.optimiser.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+            "method_rng": self.generator.get_state(),
+            "numpy_rng": json.dumps(self.rng.bit_generator.state),
+            "history": [asdict(epoch) for epoch in self.history],
+        }
+        partial = self.out / f"{LAST_NAME}.partial"
+        torch.save(state, partial)
+        partial.replace(self.out / LAST_NAME)
+
+    def _resume(self) -> None:
+        """Go on from the last finished epoch if this very run was begun here."""
+        path = self.out / LAST_NAME
+        if not path.is_file():
+            return
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        if state.get("of") != self._identity():
+            raise RunMismatchError(self.out, "another preset or other records")
+        self.method.restore(state["stage"], state["method"])
+        self._enter(state["stage"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        torch.set_rng_state(state["torch_rng"])
+        self.generator.set_state(state["method_rng"])
+        self.rng.bit_generator.state = json.loads(state["numpy_rng"])
+        self.history = [PretrainingEpoch(**epoch) for epoch in state["history"]]
+
+    def _identity(self) -> str:
+        """Everything that decides what comes out; what a preset says of labels does not."""
+        described = self.preset.describe()
+        model = [described[part] for part in ("kind", "model", "signal")]
+        what = [model, msgspec.to_builtins(self.recipe), self.name, msgspec.to_builtins(self.plan)]
+        return json.dumps([*what, len(self.train), self.seed], sort_keys=True)
+
+
+def build_method(network: nn.Module, plan: Plan, given: Surroundings) -> Method:
+    """Return the method of a plan for a network."""
+    if isinstance(plan, SimClrPlan):
+        return SimClr(network, plan, given)
+    if isinstance(plan, ByolPlan):
+        return Byol(network, plan, given)
+    if isinstance(plan, CpcPlan):
+        assert isinstance(network, EcgMamba)
+        return Cpc(network, plan, given)
+    assert isinstance(plan, MaskedClustersPlan)
+    assert isinstance(network, Hubert)
+    return MaskedClusters(network, plan, given)
+
+
+def plan_of(preset: Preset, method: str | None = None) -> tuple[str, Plan]:
+    """Return a method and the preset's plan for it, or the method's defaults; unless named, the one the preset has.
+
+    Raises ConfigError when that is not one, or the method is for another kind of network.
+    """
+    stated = preset.pretraining.stated()
+    if method is None:
+        if len(stated) != 1:
+            has = f"it has plans for {', '.join(stated)}" if stated else "it has no [pretraining]"
+            raise ConfigError(preset.name, (f"{has}: name one method of {', '.join(DEFAULTS)} with --method",))
+        (method,) = stated
+    if FITS.get(method, preset.kind) != preset.kind:
+        raise ConfigError(preset.name, (f"{method} is for kind {FITS[method]}, not {preset.kind}",))
+    return method, stated.get(method, DEFAULTS[method])
+
+
+def recipe_of(preset: Preset, plan: Plan) -> TrainingPreset:
+    """Return how batches are made and steps are taken: by the plan, else as the preset trains."""
+    recipe = {name: getattr(preset.training, name) for name in AS_TRAINED}
+    own = {name: getattr(plan, name) for name in ("epochs", "batch_size", "learning_rate", "weight_decay")}
+    named = {name: value for name in ("crop_s", "augment") if (value := getattr(plan, name)) is not None}
+    return TrainingPreset(**{**recipe, **own, **named})

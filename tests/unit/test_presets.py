@@ -76,7 +76,9 @@ def test_every_recipe_trains_with_a_small_model_and_what_it_keeps_comes_back(nam
     data = open_task(root, msgspec.structs.replace(preset.task, min_likelihood=0.0))
     rows, tune_rows = data.rows([1]), data.rows([9])
     signal, train, (tune,) = prepared(data, rows, [tune_rows], preset.signal)
-    trainer = Trainer(preset, signal, with_targets(train, data, rows, preset.training, [], seed=0), tune, tmp_path, 0, {})
+    trainer = Trainer(
+        preset, signal, with_targets(train, data, rows, preset.training, [], seed=0), tune, tmp_path, 0, {}
+    )
     trainer.run()
     assert all(np.isfinite(epoch.loss) for epoch in trainer.history)
     kept = load_checkpoint(tmp_path / BEST_NAME)

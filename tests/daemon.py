@@ -55,10 +55,11 @@ class Daemon:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """What this process has logged since its start."""
+        """What this process has logged since its start; a line that it is still writing comes the next time."""
         with self.log_path.open("rb") as file:
             file.seek(self._log_begin)
-            return [json.loads(line) for line in file.read().splitlines() if line.startswith(b"{")]
+            whole = [line for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
+        return [json.loads(line) for line in whole if line.startswith(b"{")]
 
     def configure(self, **sections: Mapping[str, Any]) -> None:
         """Write the configuration: quick to reconnect, unhurried with overload, with what this test says otherwise."""

@@ -9,10 +9,16 @@ A study is a TOML file. Every variant names what it changes, as `section.key`:
 
     [variants."no carried state"]
     training.carried_share = 0.0
+
+    [variants."started from SimCLR"]
+    start = "simclr"
+
+What starts from a method of learning without labels shares one pre-training, by the base preset's plan, over all seeds.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,9 +37,11 @@ from trainer.filters import st_shift_uv
 from trainer.kinds import describe_config, model_config
 from trainer.model import EcgMamba
 from trainer.preset import Preset, SignalPreset, TrainingPreset
+from trainer.pretraining.run import Pretraining, PretrainingEpoch, identity_of, plan_of
 from trainer.ptbxl import RATE_HZ, PtbXl
 from trainer.targets import SoftLabels, with_targets
 from trainer.train import BEST_NAME, Epoch, Trainer, macro_auc
+from trainer.transfer import facts_of_start
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -43,7 +51,17 @@ else:
 WARM_S = 30
 """How much ECG of other records goes before each record for the warm figure."""
 WARM_BATCH = 128
-SECTIONS = ("model", "signal", "training")
+PRETRAINING_SEED = 0
+
+
+class Changes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a variant has of its own: settings by section, and what it starts from."""
+
+    model: dict[str, Any] = {}
+    signal: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    start: str = ""
+    """A method of `ecg-trainer pretrain`; unless named, fresh weights."""
 
 
 class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,10 +69,22 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     title: str
     base: str
+    name: str = ""
+    """What the base is called in the table; unless named, like its preset."""
+    changes: Changes = Changes()
+    """What all variants and the base itself have other than its preset."""
     seeds: Annotated[tuple[int, ...], msgspec.Meta(min_length=1)] = (0,)
     epochs: Annotated[int, msgspec.Meta(ge=1)] | None = None
     notes: str = ""
-    variants: dict[str, dict[str, dict[str, Any]]] = {}
+    variants: dict[str, Changes] = {}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is trained: a preset, and the method whose weights it starts from, if any."""
+
+    preset: Preset
+    start: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +94,7 @@ class Outcome:
     variant: str
     seed: int
     parameters: int
+    records: int
     cold_auc: float
     warm_auc: float | None
     st_shift_uv: float | None
@@ -77,41 +108,68 @@ def load_study(path: Path) -> Study:
         raise ConfigError(str(path), (str(error),)) from None
 
 
-def variants_of(study: Study, base: Preset, epochs: int | None = None) -> dict[str, Preset]:
-    """Return the presets of a study by name, the base first, with `epochs` if named instead of the study's.
+def variants_of(study: Study, base: Preset, epochs: int | None = None) -> dict[str, Variant]:
+    """Return the variants of a study by name, the base first, with `epochs` if named instead of the study's.
 
-    Raises ConfigError for a change that is none.
+    Raises ConfigError for a change that is none, and for a start that the base cannot have.
     """
     epochs = epochs or study.epochs or base.training.epochs
+    name = study.name or base.name
     base = msgspec.structs.replace(base, training=msgspec.structs.replace(base.training, epochs=epochs))
-    return {base.name: base} | {name: changed(base, name, changes) for name, changes in study.variants.items()}
+    base = changed(base, name, study.changes)
+    variants = {name: Variant(base, study.changes.start)}
+    for name, changes in study.variants.items():
+        variants[name] = Variant(changed(base, name, changes), changes.start or study.changes.start)
+    for variant in variants.values():
+        if variant.start:
+            plan_of(variant.preset, variant.start)
+    return variants
 
 
-def changed(base: Preset, name: str, changes: dict[str, dict[str, Any]]) -> Preset:
+def changed(base: Preset, name: str, changes: Changes) -> Preset:
     """Return a preset with some settings changed."""
-    unknown = set(changes) - set(SECTIONS)
-    if unknown:
-        raise ConfigError(name, (f"changes {', '.join(sorted(unknown))}; the sections are {', '.join(SECTIONS)}",))
     try:
-        model = model_config(base.kind, describe_config(base.model) | changes.get("model", {}))
-        signal = msgspec.convert(msgspec.to_builtins(base.signal) | changes.get("signal", {}), SignalPreset)
-        training = msgspec.convert(msgspec.to_builtins(base.training) | changes.get("training", {}), TrainingPreset)
+        model = model_config(base.kind, describe_config(base.model) | changes.model)
+        signal = msgspec.convert(msgspec.to_builtins(base.signal) | changes.signal, SignalPreset)
+        training = msgspec.convert(msgspec.to_builtins(base.training) | changes.training, TrainingPreset)
     except msgspec.ValidationError as error:
         raise ConfigError(name, (str(error),)) from None
     return msgspec.structs.replace(base, model=model, signal=signal, training=training)
 
 
+def pretrained(
+    variant: Variant, data: PtbXl, folds: Sequence[int], out: Path, facts: dict[str, Any], limit: int | None,
+    on_epoch: Callable[[PretrainingEpoch, str], None],
+) -> Path:  # fmt: skip
+    """Return the checkpoint that a variant starts from, learned without labels from these folds where it is not there.
+
+    Its folder's name is of what decides it, so variants that differ in nothing else share it.
+    """
+    method, plan = plan_of(variant.preset, variant.start)
+    what = identity_of(variant.preset, method, plan)
+    folder = out / f"pretrained-{method}-{hashlib.sha256(what.encode()).hexdigest()[:8]}"
+    rows = data.rows(folds, labelled_only=False)[:limit]
+    signal, train, _ = prepared(data, rows, [], variant.preset.signal)
+    run = Pretraining(variant.preset, method, plan, signal, train, folder, PRETRAINING_SEED, facts)
+    run.run(on_epoch=lambda epoch: on_epoch(epoch, run.method.score))
+    return folder / BEST_NAME
+
+
 def run_variant(
     name: str, preset: Preset, data: PtbXl, folds: Sequence[int], tune_folds: Sequence[int],
     soft_labels: Sequence[SoftLabels], out: Path, seed: int, facts: dict[str, Any], limit: int | None,
-    on_epoch: Callable[[Epoch], None],
+    on_epoch: Callable[[Epoch], None], start: Path | None = None,
 ) -> Outcome:  # fmt: skip
-    """Train one variant in its folder, going on where it was interrupted, and measure what it kept."""
+    """Train one variant in its folder, going on where it was interrupted, and measure what it kept.
+
+    start: the checkpoint it starts from, if any.
+    """
     rows, tune_rows = data.rows(folds)[:limit], data.rows(tune_folds)[:limit]
     signal, train, (tune,) = prepared(data, rows, [tune_rows], preset.signal)
     wanted = soft_labels if preset.training.soft_label_share > 0 else []
     train = with_targets(train, data, rows, preset.training, wanted, seed)
-    trainer = Trainer(preset, signal, train, tune, out, seed, facts)
+    init = None if start is None else facts_of_start(start)
+    trainer = Trainer(preset, signal, train, tune, out, seed, {**facts, "init": init}, start)
     trainer.run(on_epoch=on_epoch)
     model = load_checkpoint(out / BEST_NAME).model
     causal = preset.signal.filter == "causal"
@@ -119,6 +177,7 @@ def run_variant(
         variant=name,
         seed=seed,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
+        records=len(trainer.train),
         cold_auc=macro_auc(tune.labels, trainer.kept_logits(tune.signals)),
         warm_auc=macro_auc(tune.labels, warm_logits(model, tune, seed)) if isinstance(model, EcgMamba) else None,
         st_shift_uv=st_shift_uv(np.array(signal.sos), signal.rate_hz) if causal else None,
@@ -147,20 +206,30 @@ def _warm_batch(model: EcgMamba, before: list[NDArray[np.float32]], signals: NDA
 
 
 def table_of(study: Study, outcomes: Sequence[Outcome], command: str, date: str) -> dict[str, Any]:
-    """Return the table of a study, as `ecg-trainer card` takes it: mean ± standard deviation over the seeds."""
+    """Return the table of a study, as `ecg-trainer card` takes it: mean ± standard deviation over the seeds.
+
+    Columns that say nothing of any variant are left out.
+    """
     rows = []
     for variant in dict.fromkeys(outcome.variant for outcome in outcomes):
         runs = [outcome for outcome in outcomes if outcome.variant == variant]
         shift = runs[0].st_shift_uv
         rows.append([
-            variant, f"{runs[0].parameters:,}", _spread([run.cold_auc for run in runs]),
+            variant, f"{runs[0].parameters:,}", _range([run.records for run in runs]),
+            _spread([run.cold_auc for run in runs]),
             _spread([run.warm_auc for run in runs if run.warm_auc is not None]),
             "-" if shift is None else f"{shift:+.0f}", ", ".join(str(run.seed) for run in runs),
         ])  # fmt: skip
-    columns = ["variant", "parameters", "macro-AUC cold", f"macro-AUC after {WARM_S} s of other ECG", "ST shift (µV)",
-               "seeds"]  # fmt: skip
+    columns = ["variant", "parameters", "records", "macro-AUC cold", f"macro-AUC after {WARM_S} s of other ECG",
+               "ST shift (µV)", "seeds"]  # fmt: skip
+    telling = [k for k in range(len(columns)) if any(row[k] != "-" for row in rows)]
+    columns, rows = [columns[k] for k in telling], [[row[k] for k in telling] for row in rows]
     notes = study.notes or "Tuning folds, whole records; mean ± standard deviation over seeds."
     return {"title": study.title, "command": command, "date": date, "notes": notes, "columns": columns, "rows": rows}
+
+
+def _range(counts: Sequence[int]) -> str:
+    return f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
 
 
 def _spread(values: Sequence[float]) -> str:

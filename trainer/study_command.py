@@ -19,7 +19,8 @@ from edge.cli.parsing import add_command
 from edge.errors import ConfigError
 from trainer.folds import parse_folds
 from trainer.preset import load_preset
-from trainer.study import Study, load_study, run_variant, table_of, variants_of
+from trainer.pretrain_command import report as report_pretraining
+from trainer.study import Study, load_study, pretrained, run_variant, table_of, variants_of
 from trainer.targets import load_soft_labels
 from trainer.tasks import open_task
 from trainer.train_command import origin, report
@@ -41,6 +42,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "trains some of the variants now and the others another time.",
         [
             "ecg-trainer study front-ends --data ptb-xl --out runs/front-ends",
+            "ecg-trainer study labels --data ptb-xl --out runs/labels",
             "ecg-trainer study mine.toml --data ptb-xl --out runs/mine --only streaming --seeds 0 --json",
         ],
     )
@@ -60,20 +62,25 @@ def run(args: argparse.Namespace) -> int:
     """Train what is missing and print the table of all that was asked for."""
     study = load_study(study_path(args.study))
     base = load_preset(study.base)
-    presets = variants_of(study, base, args.epochs)
-    unknown = set(args.only or ()) - set(presets)
+    variants = variants_of(study, base, args.epochs)
+    unknown = set(args.only or ()) - set(variants)
     if unknown:
-        raise ConfigError(args.study, (f"no variant {', '.join(sorted(unknown))}; there are {', '.join(presets)}",))
+        raise ConfigError(args.study, (f"no variant {', '.join(sorted(unknown))}; there are {', '.join(variants)}",))
     data = open_task(args.data, base.task)
     soft_labels = [load_soft_labels(path, data.classes) for path in args.soft_labels]
     facts = {"command": command_of(args), "limit": args.limit, **origin()}
     outcomes = []
-    for name in args.only or presets:
+    for name in args.only or variants:
+        variant = variants[name]
+        start = None
+        if variant.start:
+            say(f"{name}: what it starts from, by {variant.start}")
+            start = pretrained(variant, data, args.folds, args.out, facts, args.limit, report_pretraining)
         for seed in args.seeds or study.seeds:
             say(f"{name}, seed {seed}")
             out = args.out / folder_name(name) / f"seed-{seed}"
-            outcomes.append(run_variant(name, presets[name], data, args.folds, args.tune_folds, soft_labels, out, seed,
-                                        facts, args.limit, report))  # fmt: skip
+            outcomes.append(run_variant(name, variant.preset, data, args.folds, args.tune_folds, soft_labels, out, seed,
+                                        facts, args.limit, report, start))  # fmt: skip
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     table = table_of(study, outcomes, command_of(args), today)
     if args.json:

@@ -19,6 +19,8 @@ from trainer.preset import SignalPreset, load_preset
 from trainer.ptbxl import open_ptbxl
 from trainer.study import Outcome, Study, load_study, table_of, variants_of, warm_logits
 from trainer.study_command import folder_name, study_names, study_path
+from trainer.train import BEST_NAME
+from trainer.transfer import body
 
 CODES = ["NORM", "IMI", "NDT", "LAFB", "LVH"]
 TINY = load_preset("tiny")
@@ -38,18 +40,29 @@ def study(text, tmp_path):
 @pytest.mark.parametrize("name", study_names())
 def test_every_study_that_ships_names_variants_that_can_be_built_and_stored_apart(name):
     read = load_study(study_path(name))
-    presets = variants_of(read, load_preset(read.base))
-    described = [json.dumps(preset.describe()) for preset in presets.values()]
+    variants = variants_of(read, load_preset(read.base))
+    described = [json.dumps([variant.preset.describe(), variant.start]) for variant in variants.values()]
     assert len(set(described)) == len(described) > 3
-    assert len({folder_name(variant) for variant in presets}) == len(presets)
+    assert len({folder_name(name) for name in variants}) == len(variants)
 
 
 def test_a_variant_changes_what_it_says_and_nothing_else(tmp_path):
     read = study('title = "t"\nbase = "tiny"\nepochs = 3\n[variants."wide"]\nmodel.d_model = 24\n', tmp_path)
     base, wide = variants_of(read, TINY).values()
-    assert base.training.epochs == 3
-    assert wide.model.d_model == 24
-    assert (wide.signal, wide.training) == (base.signal, base.training)
+    assert base.preset.training.epochs == 3
+    assert wide.preset.model.d_model == 24
+    assert (wide.preset.signal, wide.preset.training) == (base.preset.signal, base.preset.training)
+    assert base.start == wide.start == ""
+
+
+def test_what_a_study_changes_in_its_base_all_variants_have(tmp_path):
+    text = 'title = "t"\nbase = "tiny"\nname = "plain"\n[changes]\ntraining.keep = "last"\n'
+    text += '[variants."foretold"]\nstart = "cpc"\ntraining.label_share = 0.1\n'
+    variants = variants_of(study(text, tmp_path), TINY)
+    assert list(variants) == ["plain", "foretold"]
+    assert all(variant.preset.training.keep == "last" for variant in variants.values())
+    assert (variants["plain"].start, variants["foretold"].start) == ("", "cpc")
+    assert variants["plain"].preset.training.label_share == 1.0
 
 
 @pytest.mark.parametrize(
@@ -60,6 +73,8 @@ def test_a_variant_changes_what_it_says_and_nothing_else(tmp_path):
         ('title = "t"\nbase = "tiny"\n[variants."x"]\nmodel.width = 1\n', "width"),
         ('title = "t"\nbase = "tiny"\n[variants."x"]\nsignal.filter = "magic"\n', "magic"),
         ('title = "t"\nbase = "tiny"\nseeds = []\n', "seeds"),
+        ('title = "t"\nbase = "tiny"\n[variants."x"]\nstart = "magic"\n', "magic"),
+        ('title = "t"\nbase = "tiny"\n[variants."x"]\nstart = "masked_clusters"\n', "hubert-ecg"),
     ],
 )
 def test_a_study_with_a_fault_is_refused_by_name(tmp_path, text, named):
@@ -77,9 +92,9 @@ def test_the_command_trains_what_is_asked_for_and_prints_its_table(root, tmp_pat
     table = json.loads(capsys.readouterr().out)
     assert [row[0] for row in table["rows"]] == ["tiny", "both-ways"]
     assert [row[-1] for row in table["rows"]] == ["0, 1", "0, 1"]
-    assert "±" in table["rows"][0][2]
-    assert table["rows"][0][4] == "-2"
-    assert table["rows"][1][4] == "-"
+    assert "±" in table["rows"][0][table["columns"].index("macro-AUC cold")]
+    assert [row[table["columns"].index("records")] for row in table["rows"]] == ["10", "10"]
+    assert [row[table["columns"].index("ST shift (µV)")] for row in table["rows"]] == ["-2", "-"]
     assert sorted(folder.name for folder in out.iterdir()) == ["both-ways", "tiny"]
     with pytest.raises(BundleError, match="zero-phase"):
         write_bundle(load_checkpoint(out / "both-ways" / "seed-0" / "best"), tmp_path / "bundle", "x", "1")
@@ -87,10 +102,39 @@ def test_the_command_trains_what_is_asked_for_and_prints_its_table(root, tmp_pat
     assert "nothing" in capsys.readouterr().err
 
 
+def test_variants_that_start_from_the_same_method_share_one_pre_training(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ECG_EDGE_CACHE", str(root.parent / "cache"))
+    (tmp_path / "base.toml").write_text(
+        "[model]\nd_model = 8\nn_layers = 1\nd_state = 8\n[training]\nbatch_size = 4\n"
+        "[pretraining.cpc]\nepochs = 1\nbatch_size = 4\n"
+    )
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        f'title = "t"\nbase = "{tmp_path}/base.toml"\nepochs = 1\n[variants."cpc, all"]\nstart = "cpc"\n'
+        '[variants."cpc, half"]\nstart = "cpc"\ntraining.label_share = 0.5\ntraining.frozen = true\n'
+    )
+    out = tmp_path / "runs"
+    assert main(["study", str(path), "--data", str(root), "--folds", "1", "--out", str(out), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [(row[0], row[2]) for row in rows] == [("base", "10"), ("cpc, all", "10"), ("cpc, half", "5")]
+    (shared,) = out.glob("pretrained-cpc-*")
+    learned = body(load_checkpoint(shared / BEST_NAME).model)
+    frozen = load_checkpoint(out / "cpc-half" / "seed-0" / BEST_NAME)
+    assert all(torch.equal(tensor, learned[name]) for name, tensor in body(frozen.model).items())
+    assert frozen.facts.training["init"]["sha256"] == load_checkpoint(shared / BEST_NAME).facts.weights_sha256
+
+
 def test_the_table_has_mean_and_deviation_over_seeds():
-    outcomes = [Outcome("a", seed, 1000, 0.90 + 0.01 * seed, None, None) for seed in (0, 2)]
-    (row,) = table_of(Study("t", "tiny"), outcomes, "command", "2026-01-01")["rows"]
-    assert row == ["a", "1,000", "0.9100 ± 0.0141", "-", "-", "0, 2"]
+    outcomes = [Outcome("a", seed, 1000, 99 + seed, 0.90 + 0.01 * seed, None, None) for seed in (0, 2)]
+    table = table_of(Study("t", "tiny"), outcomes, "command", "2026-01-01")
+    assert table["columns"] == [
+        "variant",
+        "parameters",
+        "records",
+        "macro-AUC cold",
+        "seeds",
+    ]  # nothing warm, no filter
+    assert table["rows"] == [["a", "1,000", "99 to 101", "0.9100 ± 0.0141", "0, 2"]]
 
 
 def test_warm_logits_are_those_of_a_stream_that_went_on(monkeypatch):

@@ -178,11 +178,7 @@ class Pretraining:
         self.history = [PretrainingEpoch(**epoch) for epoch in state["history"]]
 
     def _identity(self) -> str:
-        """Everything that decides what comes out; what a preset says of labels does not."""
-        described = self.preset.describe()
-        model = [described[part] for part in ("kind", "model", "signal")]
-        what = [model, msgspec.to_builtins(self.recipe), self.name, msgspec.to_builtins(self.plan)]
-        return json.dumps([*what, len(self.train), self.seed], sort_keys=True)
+        return json.dumps([identity_of(self.preset, self.name, self.plan), len(self.train), self.seed])
 
 
 def build_method(network: nn.Module, plan: Plan, given: Surroundings) -> Method:
@@ -202,7 +198,7 @@ def build_method(network: nn.Module, plan: Plan, given: Surroundings) -> Method:
 def plan_of(preset: Preset, method: str | None = None) -> tuple[str, Plan]:
     """Return a method and the preset's plan for it, or the method's defaults; unless named, the one the preset has.
 
-    Raises ConfigError when that is not one, or the method is for another kind of network.
+    Raises ConfigError when that is not one, or there is no such method, or it is for another kind of network.
     """
     stated = preset.pretraining.stated()
     if method is None:
@@ -210,9 +206,19 @@ def plan_of(preset: Preset, method: str | None = None) -> tuple[str, Plan]:
             has = f"it has plans for {', '.join(stated)}" if stated else "it has no [pretraining]"
             raise ConfigError(preset.name, (f"{has}: name one method of {', '.join(DEFAULTS)} with --method",))
         (method,) = stated
+    if method not in DEFAULTS:
+        raise ConfigError(preset.name, (f"{method} is no method; the methods are {', '.join(DEFAULTS)}",))
     if FITS.get(method, preset.kind) != preset.kind:
         raise ConfigError(preset.name, (f"{method} is for kind {FITS[method]}, not {preset.kind}",))
     return method, stated.get(method, DEFAULTS[method])
+
+
+def identity_of(preset: Preset, method: str, plan: Plan) -> str:
+    """Return everything that decides what comes out, but for records and seed; what is said of labels does not."""
+    described = preset.describe()
+    model = [described[part] for part in ("kind", "model", "signal")]
+    recipe = msgspec.to_builtins(recipe_of(preset, plan))
+    return json.dumps([model, recipe, method, msgspec.to_builtins(plan)], sort_keys=True)
 
 
 def recipe_of(preset: Preset, plan: Plan) -> TrainingPreset:

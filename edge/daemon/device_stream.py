@@ -43,7 +43,7 @@ class RestoredModel:
     hops_seen: int
 
 
-@dataclass
+@dataclass(eq=False)
 class DeviceStream:
     """Assembles, filters and queues one device's ECG. Not thread-safe: it belongs to the event loop."""
 

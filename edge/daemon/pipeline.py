@@ -40,6 +40,7 @@ class Pipeline:
         self._outgoing, self._clock, self._metrics, self._max_batch = outgoing, clock, metrics, max_batch
         self.states = ModelStates(registry, runtime.bundle.manifest.state_monitor, metrics)
         self._wake = asyncio.Event()
+        self._storing: set[asyncio.Task[None]] = set()
 
     def wake(self) -> None:
         """Hops wait."""
@@ -55,6 +56,7 @@ class Pipeline:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            self._check_stored()
             scored: ScoredBatch | None = None
             while (batch := self._registry.take_batch(self._max_batch)) or scored:
                 scoring = asyncio.ensure_future(self._score(batch)) if batch else None
@@ -76,13 +78,35 @@ class Pipeline:
         return [(stream, entry, score) for (stream, entry), score in zip(batch, scores, strict=True)]
 
     async def _conclude_all(self, scored: ScoredBatch) -> None:
-        """Decide on the scores of a batch, publish them, and store what becomes of alerts."""
+        """Decide on the scores of a batch, publish them, and have stored what becomes of alerts.
+
+        Only a stream with something to store waits for the disk: no snapshot of it may be ahead of its alerts.
+        """
+        events: list[AlertEvent] = []
+        waiting: list[DeviceStream] = []
         try:
-            events = [event for hop in scored for event in await self._conclude(*hop)]
+            for stream, entry, score in scored:
+                if found := await self._conclude(stream, entry, score):
+                    events += found
+                    waiting.append(stream)
+        finally:
+            self._registry.release(stream for stream, _, _ in scored if stream not in waiting)
+            if events:
+                self._storing.add(asyncio.create_task(self._store(events, waiting), name="alerts"))
+        self.batches += 1
+
+    async def _store(self, events: Sequence[AlertEvent], streams: Sequence[DeviceStream]) -> None:
+        try:
             await self._outgoing.alert(events)
         finally:
-            self._registry.release(stream for stream, _, _ in scored)
-        self.batches += 1
+            self._registry.release(streams)
+            self.wake()
+
+    def _check_stored(self) -> None:
+        """Let go of what is stored; raises what storing died of."""
+        for task in [task for task in self._storing if task.done()]:
+            self._storing.remove(task)
+            task.result()
 
     async def _conclude(self, stream: DeviceStream, entry: WaitingHop, score: HopScore) -> list[AlertEvent]:
         """Decide on one stream's score and publish it."""

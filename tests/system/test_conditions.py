@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import numpy as np
 import pytest
 
 from edge.alerts.events import AlertEvent, Reason
+from edge.daemon.node import ALERTS_NAME
 from edge.stream.wire import INVALID_SAMPLE, Chunk, Flags
+from tests.daemon import until
 from tests.ecg import Int16Array, chunks_of, patient
 from tests.reference import assert_same_scores
 from tests.system.conftest import OpenSite, Site
 
 SECONDS = 30
+READY_S = 10
 FAULT = slice(1000, 1800)
 """Samples at 100 Hz; V3 is lead 8."""
 
@@ -133,3 +138,19 @@ def _in_order(events: list[AlertEvent]) -> Iterator[int]:
     for revision, event in enumerate(events):
         assert event.revision == revision
         yield event.at.i
+
+
+def test_while_the_disk_takes_its_time_with_an_alert_other_streams_are_scored(open_site: OpenSite) -> None:
+    site = open_site()
+    bad = patient(SECONDS, seed=4)
+    flat_line(bad)
+    with closing(sqlite3.connect(site.daemon.directory / "state" / ALERTS_NAME)) as another:
+        another.execute("BEGIN IMMEDIATE")
+        site.devices.send("bad", chunks_of(bad))
+        until(lambda: site.daemon.metric("alerts_total", code="flat_line", state="raised"), "the flat line")
+        site.devices.send("well", chunks_of(patient(READY_S - 1, seed=5)))
+        site.ward.await_scores("well", READY_S - 1)
+        assert not [line for line in site.daemon.log if line["event"] == "alerts_not_stored"]
+        assert not site.ward.alerts("bad")
+    site.ward.await_scores("bad", SECONDS)
+    assert_one_life(site.ward.alerts("bad", "flat_line"), 1000, 1800 + 600)

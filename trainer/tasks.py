@@ -9,6 +9,7 @@ min_likelihood = 50
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from trainer.ptbxl import CLASSES, PtbXl, open_ptbxl
 Float32Array = NDArray[np.float32]
 
 ID_COLUMN = "ecg_id"
+LONGEST_NAME = 64
+"""What a bundle's manifest and a topic take."""
 TRAINING_FOLDS = range(1, 9)
 OUTPUTS = {"superclass": len(CLASSES), "subclass": 23, "statements": 71, "rhythm": 12}
 """How many classes PTB-XL 1.0.3 has by each view of its statements."""
@@ -40,7 +43,7 @@ class TaskPreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Percent from which a statement counts; 0 counts those of unknown likelihood too."""
     top: Annotated[int, msgspec.Meta(ge=1, le=71)] = 5
     table: str = ""
-    """A CSV file of records and 0/1 columns, one class each; its path is relative to the preset."""
+    """A CSV file of records and 0/1 columns, one class each, see `class_name`; its path is relative to the preset."""
     unlabelled: Literal["left_out", "negative"] = "left_out"
     """What becomes of records without any of the classes. Those of a table are always kept, those it lacks never."""
 
@@ -92,14 +95,22 @@ def class_members(data: PtbXl, root: Path, task: TaskPreset) -> tuple[tuple[str,
     if task.labels in ("superclass", "subclass"):
         column = "diagnostic_class" if task.labels == "superclass" else "diagnostic_subclass"
         names = catalogue[column].where(diagnostic)
-        classes = CLASSES if task.labels == "superclass" else tuple(sorted(names.dropna().unique()))
-        return classes, [np.flatnonzero(names == name).tolist() for name in classes]
+        labels = CLASSES if task.labels == "superclass" else tuple(sorted(names.dropna().unique()))
+        return tuple(map(class_name, labels)), [np.flatnonzero(names == label).tolist() for label in labels]
     chosen = list(range(len(catalogue)))
     if task.labels == "rhythm":
         chosen = np.flatnonzero(catalogue["rhythm"] == 1).tolist()
     elif task.labels == "scp":
         chosen = most_frequent(data, np.flatnonzero(diagnostic), task)
-    return tuple(data.statement_codes[k] for k in chosen), [[k] for k in chosen]
+    return tuple(class_name(data.statement_codes[k]) for k in chosen), [[k] for k in chosen]
+
+
+def class_name(name: str) -> str:
+    """Return a label's name as a bundle can carry it, for alerts' topics too: a dash for what is not in [A-Za-z0-9._-].
+
+    LAO/LAE becomes LAO-LAE and PRC(S) PRC-S; most names stay as they are.
+    """
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-").rstrip("-")
 
 
 def most_frequent(data: PtbXl, candidates: NDArray[np.int64], task: TaskPreset) -> list[int]:
@@ -146,11 +157,13 @@ def read_table_labels(path: Path) -> tuple[NDArray[np.int64], tuple[str, ...], F
 
 
 def _checked_classes(path: Path, header: list[str]) -> tuple[str, ...]:
-    classes = tuple(header[1:])
+    classes = tuple(map(class_name, header[1:]))
     if header[:1] != [ID_COLUMN] or not classes:
         raise LabelTableError(path, f"its first line must be {ID_COLUMN} and the classes, such as {ID_COLUMN},ACS")
     if len(set(classes)) < len(classes) or not all(classes):
         raise LabelTableError(path, "two classes have the same name, or one has none")
+    if max(map(len, classes)) > LONGEST_NAME:
+        raise LabelTableError(path, f"a class may have a name of {LONGEST_NAME} letters at most")
     return classes
 
 

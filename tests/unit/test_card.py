@@ -74,7 +74,7 @@ def test_a_card_holds_every_figure_and_small_plots(result_of, root, bundle_path,
     batch = tmp_path / "batch.json"
     batch.write_text(json.dumps(result_of("evaluate", "--data", root, "--bundle", bundle_path, "--bootstrap", 20)))
     study = tmp_path / "study.json"
-    outcomes = [Outcome("a | b", seed, 1234, 0.91 + 0.02 * seed, None, None) for seed in (0, 1)]
+    outcomes = [Outcome("a | b", seed, 1234, 17418, 0.91 + 0.02 * seed, None, None) for seed in (0, 1)]
     table = table_of(Study("What each part gives", "tiny"), outcomes, "ecg-trainer study recipe", "2026-01-01")
     study.write_text(json.dumps(table))
     result = result_of(

@@ -89,7 +89,7 @@ def test_all_statements_are_classes_diagnostic_or_not(opened):
 
 
 def test_subclasses_and_rhythm_are_views_of_the_same_statements(opened):
-    assert opened(labels="subclass").classes == ("IMI", "LAFB/LPFB", "LVH", "NORM", "STTC")
+    assert opened(labels="subclass").classes == ("IMI", "LAFB-LPFB", "LVH", "NORM", "STTC")
     rhythm = opened(labels="rhythm")
     assert labels_by_class(rhythm) == {"SR": [1, 1, 0, 0, 0, 0]}
     assert rhythm.labelled.tolist() == [True, True, False, False, False, False]

@@ -6,7 +6,6 @@ import contextlib
 import getpass
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from edge.bench import BenchError, packets
 from edge.bench.connection import dial
 from edge.demo.broker import MOSQUITTO, LocalBroker, mosquitto_path
+from edge.demo.child import running_child
 from edge.stream.topics import node_health_topic
 
 NODE = "bench"
@@ -77,25 +77,22 @@ class Daemon:
         self._broker, self._model, self._streams = broker, model, streams
         self._folder = tempfile.TemporaryDirectory(prefix="ecg-edge-bench-")
         self._log = Path(self._folder.name, "log")
+        self._running = contextlib.ExitStack()
         self.ready_s = 0.0
 
     def __enter__(self) -> Daemon:
         configuration = Path(self._folder.name, "bench.toml")
         configuration.write_text(self._configuration())
+        command = [sys.executable, "-m", "edge", "run", "--config", str(configuration)]
         watcher = dial(self._broker.host, self._broker.port, "bench-watcher")
-        with contextlib.closing(watcher.sock), self._log.open("wb") as log:
+        with contextlib.closing(watcher.sock), self._log.open("wb") as log, contextlib.ExitStack() as starting:
+            starting.callback(self._folder.cleanup)
             watcher.sock.sendall(packets.subscribe(node_health_topic(NODE), 0))
             self.begun_s = time.monotonic()
-            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, this package, a file of ours
-                [sys.executable, "-m", "edge", "run", "--config", str(configuration)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
-            try:
-                while next(watcher.messages(WAIT_S), None) is None:  # its birth comes before it has subscribed
-                    self._check_start()
-            except BaseException:
-                self.__exit__()
-                raise
+            self._process = starting.enter_context(running_child(command, STOP_TIMEOUT_S, log, log))
+            while next(watcher.messages(WAIT_S), None) is None:  # its birth comes before it has subscribed
+                self._check_start()
+            self._running = starting.pop_all()
         self.ready_s = time.monotonic() - self.begun_s
         return self
 
@@ -110,13 +107,7 @@ class Daemon:
             raise BenchError(f"the daemon ended with status {self._process.returncode}: {self._last_words()}")
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._folder.cleanup()
+        self._running.close()
 
     def _check_start(self) -> None:
         if self._process.poll() is not None or time.monotonic() - self.begun_s > START_TIMEOUT_S:

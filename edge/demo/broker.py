@@ -6,6 +6,7 @@ amqtt hands retained messages to clients that did not ask for them, so it is goo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import shutil
 import socket
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
+from edge.demo.child import running_child
 from edge.errors import TransportError
 
 HOST = "127.0.0.1"
@@ -37,18 +39,17 @@ class LocalBroker:
         self.name, self._command = (command or demo_command)(self.port)
         self.protocol = "5" if self.name == MOSQUITTO else "3.1.1"
         self._process: subprocess.Popen[bytes] | None = None
+        self._running = contextlib.ExitStack()
 
     def __enter__(self) -> LocalBroker:
-        self._process = subprocess.Popen(  # noqa: S603 - a program found on this machine, a port
-            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
-        deadline_s = time.monotonic() + START_TIMEOUT_S
-        while not _answers(self.host, self.port):
-            if self._process.poll() is not None or time.monotonic() > deadline_s:
-                self.__exit__(None, None, None)
-                raise TransportError(f"the broker ({self.name}) did not start; try `apt install mosquitto`")
-            time.sleep(POLL_S)
+        with contextlib.ExitStack() as starting:
+            self._process = starting.enter_context(running_child(self._command, STOP_TIMEOUT_S))
+            deadline_s = time.monotonic() + START_TIMEOUT_S
+            while not _answers(self.host, self.port):
+                if self._process.poll() is not None or time.monotonic() > deadline_s:
+                    raise TransportError(f"the broker ({self.name}) did not start; try `apt install mosquitto`")
+                time.sleep(POLL_S)
+            self._running = starting.pop_all()
         return self
 
     @property
@@ -64,13 +65,7 @@ class LocalBroker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        self._running.close()
 
 
 def mosquitto_path() -> str | None:

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.live import Live
 
 from edge.demo.broker import LocalBroker
+from edge.demo.child import running_child
 from edge.demo.sources import Source
 from edge.demo.view import render
 from edge.demo.watcher import Picture, Watcher
@@ -108,18 +109,8 @@ class Demo:
         configuration = folder / "demo.toml"
         configuration.write_text(text)
         command = [sys.executable, "-m", "edge", "run", "--config", str(configuration)]
-        daemon = subprocess.Popen(  # noqa: S603 - this interpreter, this package, a file of ours
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
-        )
-        try:
+        with running_child(command, DAEMON_STOP_TIMEOUT_S, errors=None) as daemon:
             yield daemon
-        finally:
-            daemon.terminate()
-            try:
-                daemon.wait(DAEMON_STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
-                daemon.wait()
 
 
 def _await_daemon(watcher: Watcher, check_parts: Callable[[], None], stop: threading.Event) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from edge.bench import packets
+from edge.stream import mqtt_packets
 
 TIMEOUT_S = 10.0
 RECEIVE_BYTES = 1 << 18
@@ -51,7 +52,7 @@ class Connection:
         end_s = time.monotonic() + wait_s
         while select.select([self.sock], [], [], max(0.0, end_s - time.monotonic()))[0]:
             for kind, body in self.frames.feed(self.receive()):
-                if kind == packets.PUBLISH:
+                if kind == mqtt_packets.PUBLISH:
                     topic, payload = packets.published(body)
                     yield topic, bytes(payload)
 

@@ -24,7 +24,7 @@ from edge.bench.connection import Connection, dial
 from edge.replay.device import quantised
 from edge.replay.patient import simulate
 from edge.signal.leads import STANDARD_LEADS
-from edge.stream import wire
+from edge.stream import mqtt_packets, wire
 from edge.stream.topics import ROOT, wave_topic
 
 RATE_HZ = 100
@@ -152,9 +152,9 @@ class Load:
         for key, _ in self._selector.select(timeout_s):
             connection = key.data
             for kind, body in connection.frames.feed(connection.receive()):
-                if kind == packets.PUBLISH:
+                if kind == mqtt_packets.PUBLISH:
                     self._note_score(body)
-                elif kind == packets.PUBACK:
+                elif kind == mqtt_packets.PUBACK:
                     connection.acknowledged += 1
 
     def _note_score(self, body: memoryview) -> None:

@@ -21,11 +21,12 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge.daemon.dial import hang_up
+from edge.daemon.packet_reader import PacketReader
 from edge.daemon.paho_client import LastFault, client_on, explain_loss, explain_refusal, send_connect
 from edge.daemon.socket_buffer import SocketBuffer
 from edge.daemon.transport import BrokerSettings, Message, Subscription, Will
-from edge.daemon.unsent import Unsent, packet_bytes
 from edge.errors import TransportError
+from edge.stream.mqtt_packets import Published, largest_publish_bytes, write_puback, write_publish
 
 if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike  # a Protocol that paho defines for type checkers only
@@ -34,6 +35,8 @@ CLOSE_TIMEOUT_S = 2.0
 HOUSEKEEPING_PERIOD_S = 1.0
 PACKETS_PER_TURN = 32
 """How many packets are read before other work of the loop gets its turn."""
+UNSENT_LIMIT_BYTES = 4 << 20
+"""How much QoS 0 may wait for a socket that does not take it."""
 UNANSWERED_LIMIT = 20
 """How many QoS 1 messages may wait for their PUBACK at once; brokers that allow fewer say so."""
 
@@ -54,6 +57,8 @@ class PahoLink:
         self.ended: asyncio.Future[TransportError] = self._loop.create_future()
         self._settings = settings
         self._sock = SocketBuffer(sock)
+        self._version_5 = settings.protocol == 5
+        self._reader = PacketReader(self._sock, self._version_5, self._read_by_paho, self._published_to_us)
         self._clean_start = clean_start
         self._on_message = on_message
         self._fault = LastFault()
@@ -61,12 +66,9 @@ class PahoLink:
         self._accepted: asyncio.Future[bool] = self._loop.create_future()
         self._answers: dict[int, asyncio.Future[list[ReasonCode]]] = {}
         self._unanswered = asyncio.Semaphore(UNANSWERED_LIMIT)
-        self._unsent = Unsent()
         self._packet_limit_bytes = 1 << 28
-        self._writing = False
         self._write_due = False
         self._closing = False
-        self._handled = 0
         self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
         self._client = self._new_client(will)
 
@@ -98,7 +100,7 @@ class PahoLink:
 
     async def publish(self, topic: str, payload: bytes, retain: bool) -> None:
         """Publish with QoS 1 and return at its PUBACK; raises TransportError when refused or the link ends first."""
-        if packet_bytes(topic, payload) > self._packet_limit_bytes:
+        if largest_publish_bytes(topic, payload) > self._packet_limit_bytes:
             raise TransportError(f"a message of {len(payload)} bytes on {topic} is larger than the broker takes")
         async with self._unanswered:
             info = self._client.publish(topic, payload, 1, retain)
@@ -107,13 +109,14 @@ class PahoLink:
             raise TransportError(f"{self._settings.address} refused a message on {topic}: {code}")
 
     def send(self, topic: str, payload: bytes, retain: bool) -> bool:
-        """Hand a QoS 0 message to paho; False when it can't be sent: too large, or too much waits already."""
-        size = packet_bytes(topic, payload)
-        if self.ended.done() or size > self._packet_limit_bytes or self._unsent.full:
+        """Send a QoS 0 message; False when it can't be: too large, or too much waits already."""
+        if self.ended.done() or self._sock.unsent_bytes > UNSENT_LIMIT_BYTES:
             return False
-        if self._client.publish(topic, payload, 0, retain).rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+        packet = write_publish(topic, payload, retain, self._version_5)
+        if len(packet) > self._packet_limit_bytes:
             return False
-        self._unsent.add(size)
+        self._sock.append(packet)
+        self._write_soon()
         return True
 
     def end(self, reason: TransportError) -> None:
@@ -176,17 +179,18 @@ class PahoLink:
         if self._closing or self.ended.done():
             return
         try:
-            for _ in range(PACKETS_PER_TURN):
-                before = self._handled
-                if self._client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS or self._closing:
-                    return
-                if self._handled == before and not self._sock.pending():
-                    return
+            more = self._reader.read(PACKETS_PER_TURN)
+        except OSError as error:
+            self._lose(str(error))
         except Exception as error:
             self.end(TransportError(f"{self._settings.address} sent what cannot be read: {error!r}"))
-            return
-        if self._sock.pending():
-            self._loop.call_soon(self._read)
+        else:
+            if more:
+                self._loop.call_soon(self._read)
+
+    def _read_by_paho(self) -> bool:
+        read = self._client.loop_read() == MQTTErrorCode.MQTT_ERR_SUCCESS
+        return read and not self._closing and not self.ended.done()
 
     def _write_soon(self) -> None:
         if not self._write_due:
@@ -197,7 +201,6 @@ class PahoLink:
         self._write_due = False
         if self.ended.done():
             return
-        self._writing = True
         try:
             if self._sock.flush():
                 self._client.loop_write()
@@ -206,8 +209,6 @@ class PahoLink:
             self._lose(str(error))
         except Exception as error:
             self.end(TransportError(f"writing to {self._settings.address} failed: {error!r}"))
-        finally:
-            self._writing = False
 
     def _watch_writing(self, more: bool) -> None:
         """Write again when the socket takes more, if there is more."""
@@ -239,7 +240,7 @@ class PahoLink:
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
         client.on_subscribe = lambda _client, _data, number, codes, _properties: self._answered(number, codes)
-        client.on_publish = lambda _client, _data, number, code, _properties: self._published(number, code)
+        client.on_publish = lambda _client, _data, number, code, _properties: self._answered(number, [code])
         client.on_message = self._arrived
         client.on_socket_open = lambda _client, _data, sock: self._loop.add_reader(sock.fileno(), self._read)
         client.on_socket_close = self._unwatch
@@ -280,22 +281,19 @@ class PahoLink:
         if waiting is not None and not waiting.done():
             waiting.set_result(codes)
 
-    def _published(self, number: int, code: ReasonCode) -> None:
-        self._handled += 1
-        if not self._writing:
-            self._answered(number, [code])
-        else:  # paho reports QoS 0 as published when written; its number may be one in `_answers`
-            self._unsent.remove()
-
     def _arrived(self, _client: Client, _data: object, raw: MQTTMessage) -> None:
-        self._handled += 1
-        acknowledge = functools.partial(self._acknowledge, raw.mid) if raw.qos else None
+        """Take a message that was too large to be read at once."""
         try:
             topic = raw.topic
         except UnicodeDecodeError:
             topic = "\N{REPLACEMENT CHARACTER}"  # no topic of ours, so the handler refuses it like any other
-        self._on_message(Message(topic, bytes(raw.payload), raw.qos, raw.retain, raw.dup, acknowledge))
+        self._published_to_us(Published(topic, bytes(raw.payload), raw.qos, raw.retain, raw.dup, raw.mid))
+
+    def _published_to_us(self, it: Published) -> None:
+        acknowledge = functools.partial(self._acknowledge, it.number) if it.qos else None
+        self._on_message(Message(it.topic, it.payload, it.qos, it.retain, it.duplicate, acknowledge))
 
     def _acknowledge(self, number: int) -> None:
         if not self.ended.done():
-            self._client.ack(number, 1)
+            self._sock.append(write_puback(number))
+            self._write_soon()

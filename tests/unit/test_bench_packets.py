@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edge.bench import packets
 from edge.bench.load import CHUNK_SAMPLES, Pattern
-from edge.stream import wire
+from edge.stream import mqtt_packets, wire
 
 
 @given(st.lists(st.binary(max_size=300), max_size=8), st.data())
@@ -18,7 +18,7 @@ def test_packets_are_found_in_any_pieces(payloads, data):
     stream, frames, found = io.BytesIO(whole), packets.Frames(), []
     while piece := stream.read(data.draw(st.integers(1, 400))):
         found += [(kind, bytes(body)) for kind, body in frames.feed(piece)]
-    assert found == [(packets.PUBLISH, b"\x00\x03a/b\x00\x00" + payload) for payload in payloads]
+    assert found == [(mqtt_packets.PUBLISH, b"\x00\x03a/b\x00\x00" + payload) for payload in payloads]
 
 
 def test_the_packet_number_stands_where_publish_says():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.daemon.socket_buffer import GATHERED_LIMIT_BYTES, SocketBuffer
+from edge.daemon.socket_buffer import GATHERED_LIMIT_BYTES, READ_AHEAD_BYTES, SocketBuffer
 
 
 @contextlib.contextmanager
@@ -36,28 +36,50 @@ def all_of(receive):
 @given(
     parts=st.lists(st.binary(min_size=1, max_size=300), max_size=30), sizes=st.lists(st.integers(1, 200), min_size=1)
 )
-def test_what_arrives_is_read_in_any_sizes_asked_for(parts, sizes):
+def test_what_is_lent_is_read_in_any_sizes_asked_for_and_no_byte_more(parts, sizes):
     with connected() as (buffer, peer):
         read = b""
         for number, part in enumerate(parts):
-            peer.sendall(part)
+            peer.sendall(part + b"kept back")
+            assert buffer.fill()
+            buffer.lend(len(part))
             with contextlib.suppress(BlockingIOError):
                 read += buffer.recv(sizes[number % len(sizes)])
-        assert read + all_of(buffer.recv) == b"".join(parts)
-        assert buffer.pending() == 0
+            read += all_of(buffer.recv)
+            received, taken = buffer.unread()
+            assert received[taken:] == b"kept back"
+            buffer.skip(len(b"kept back"))
+        assert read == b"".join(parts)
+        assert not buffer.fill()
 
 
-def test_what_was_read_ahead_is_told():
+def test_what_comes_later_is_lent_before_it_is_there():
     with connected() as (buffer, peer):
+        buffer.lend(4)
+        with pytest.raises(BlockingIOError):
+            buffer.recv(4)
         peer.sendall(b"abcdef")
-        assert (buffer.recv(2), buffer.pending()) == (b"ab", 4)
+        assert buffer.fill()
+        assert (buffer.recv(9), buffer.lent_bytes, buffer.unread()) == (b"abcd", 0, (b"abcdef", 4))
 
 
-def test_the_end_of_the_stream_comes_after_everything_in_it():
+def test_a_socket_that_gave_all_that_was_asked_may_hold_more():
+    with connected(room_bytes=1 << 20) as (buffer, peer):
+        peer.sendall(bytes(READ_AHEAD_BYTES + 1))
+        assert (buffer.fill(), buffer.more) == (True, True)
+        assert (buffer.fill(), buffer.more) == (True, False)
+
+
+def test_the_end_of_the_stream_comes_after_everything_in_it_and_once():
     with connected() as (buffer, peer):
         peer.sendall(b"abc")
         peer.shutdown(socket.SHUT_WR)
-        assert [buffer.recv(2), buffer.recv(2), buffer.recv(2)] == [b"ab", b"c", b""]
+        buffer.lend(9)
+        assert buffer.fill()
+        assert [buffer.recv(2), buffer.ended] == [b"ab", False]
+        assert buffer.fill()
+        assert [buffer.recv(2), buffer.ended, buffer.recv(2)] == [b"c", True, b""]
+        assert not buffer.fill()
 
 
 @settings(deadline=None)
@@ -88,6 +110,21 @@ def test_a_blocked_socket_takes_nothing_more_until_it_is_flushed():
         while not buffer.flush():
             all_of(peer.recv)
         assert buffer.send(b"more") == 4
+
+
+def test_a_packet_is_taken_however_much_waits():
+    with connected(room_bytes=4096) as (buffer, peer):
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(1000):
+                buffer.send(bytes(GATHERED_LIMIT_BYTES))
+        waiting = buffer.unsent_bytes
+        buffer.append(b"packet")
+        assert buffer.unsent_bytes == waiting + 6
+        arrived = b""
+        while not buffer.flush():
+            arrived += all_of(peer.recv)
+        assert (arrived + all_of(peer.recv))[-6:] == b"packet"
+        assert buffer.unsent_bytes == 0
 
 
 def test_closing_sends_what_was_gathered():

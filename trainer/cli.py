@@ -16,6 +16,7 @@ COMMANDS = (
     "train_command",
     "cross_validate_command",
     "study_command",
+    "compare_command",
     "tune_command",
     "state_monitor_command",
     "evaluate_command",

@@ -16,10 +16,11 @@ from scipy.special import expit
 
 from edge.errors import RecordError
 from trainer.data import prepared
+from trainer.history import Epoch
 from trainer.preset import Preset
 from trainer.ptbxl import PtbXl
 from trainer.targets import SoftLabels, with_targets
-from trainer.train import Epoch, Trainer, macro_auc
+from trainer.train import Trainer, macro_auc
 
 
 @dataclass(frozen=True)

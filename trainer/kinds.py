@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from trainer.model import EcgMamba, ModelConfig
 from trainer.networks.registry import NETWORKS, build_network, config_type
@@ -52,17 +52,24 @@ def narrowed(kind: str, config: Any, model: nn.Module) -> nn.Module:
 def record_logits(model: nn.Module, signals: NDArray[Any], crop_samples: int) -> NDArray[Any]:
     """Return the logits (records, classes) of whole records, model input (records, samples, leads), from a cold start.
 
-    A Mamba is asked at the last whole hop, over its window; any other network over crops of `crop_samples`, averaged.
-    They are computed where the model is.
+    As `whole_logits`, computed where the model is.
     """
     x = torch.from_numpy(signals).to(next(model.parameters()).device)
+    return whole_logits(model, x, crop_samples).float().cpu().numpy()
+
+
+def whole_logits(model: nn.Module, x: Tensor, crop_samples: int) -> Tensor:
+    """Whole records (B, T, leads) → logits (B, C).
+
+    A Mamba is asked at the last whole hop, over its window; any other network over crops of `crop_samples`, averaged.
+    """
     if not isinstance(model, EcgMamba):
-        return Windowed(model, crop_samples)(x).float().cpu().numpy()  # type: ignore[no-any-return]
+        return Windowed(model, crop_samples)(x)  # type: ignore[no-any-return]
     config = model.config
     whole_hops = x.shape[1] // config.hop_samples * config.hop_samples
     window_frames = config.window_samples // config.stride
     features, _ = model.encode(x[:, :whole_hops], model.initial_state(len(x)))
-    return model.classify(model.pool_window(features[:, -window_frames:])).float().cpu().numpy()
+    return model.classify(model.pool_window(features[:, -window_frames:]))
 
 
 def describe_config(config: Any) -> dict[str, Any]:

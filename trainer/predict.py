@@ -15,6 +15,7 @@ from edge.errors import BundleError
 from edge.monitor.offline import BATCH_STREAMS, score_recordings
 from edge.runtime.base import Runtime
 from edge.runtime.bundle import Bundle
+from edge.runtime.manifest import WEIGHTS_NAME
 from edge.runtime.select import open_runtime
 from edge.signal.frontend import process_records
 from edge.signal.leads import STANDARD_LEADS, LeadMap
@@ -23,6 +24,7 @@ from trainer.data import records_mv
 from trainer.kinds import record_logits
 from trainer.progress import progress
 from trainer.ptbxl import RATE_HZ, PtbXl
+from trainer.streams.cache import cached_arrays
 from trainer.tasks import TaskPreset, open_task
 
 Float32Array = NDArray[np.float32]
@@ -58,6 +60,14 @@ def score(bundle: Bundle, data: PtbXl, rows: Rows, mode: str, runtime_name: str 
             return Scored(batch_logits(bundle, data, rows, advance), "pytorch")
         runtime = open_runtime(bundle, runtime_name, os.cpu_count() or 1)
         return Scored(stream_logits(runtime, data, rows, advance), runtime.name)
+
+
+def cached_logits(bundle: Bundle, data: PtbXl, rows: Rows) -> Float32Array:
+    """Return the logits (records, classes) of whole records in PyTorch, or what the same weights gave before."""
+    manifest = bundle.manifest
+    facts = [manifest.files[WEIGHTS_NAME], msgspec.to_builtins(manifest.signal), manifest.model, manifest.window_s,
+             data.ecg_ids[rows].tolist()]  # fmt: skip
+    return cached_arrays("records", facts, lambda: {"logits": score(bundle, data, rows, "batch").logits})["logits"]
 
 
 def batch_logits(bundle: Bundle, data: PtbXl, rows: Rows, on_progress: OnProgress) -> Float32Array:

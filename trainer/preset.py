@@ -11,6 +11,7 @@ import msgspec
 
 from edge.errors import ConfigError
 from trainer.augment import Augmentation
+from trainer.claims import Claim
 from trainer.kinds import MAMBA, describe_config, model_config, with_outputs
 from trainer.pretraining.plans import FITS, Plans
 from trainer.tasks import TaskPreset
@@ -87,7 +88,7 @@ class TrainingPreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Preset(msgspec.Struct, frozen=True):
-    """One recipe by name."""
+    """One recipe by name. What it is about and what is claimed of it decide nothing."""
 
     name: str
     kind: str
@@ -97,6 +98,10 @@ class Preset(msgspec.Struct, frozen=True):
     training: TrainingPreset
     task: TaskPreset = TaskPreset()
     pretraining: Plans = Plans()
+    about: str = ""
+    """What it is, for people."""
+    claims: tuple[Claim, ...] = ()
+    """What it should reach, see `ecg-trainer compare`."""
 
     def describe(self) -> dict[str, Any]:
         """Return it as plain values, for checkpoints and manifests; a table by its name, wherever it stands."""
@@ -116,6 +121,8 @@ class Preset(msgspec.Struct, frozen=True):
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    about: str = ""
+    claims: tuple[Claim, ...] = ()
     model: dict[str, Any] = {}
     signal: SignalPreset = SignalPreset()
     training: TrainingPreset = TrainingPreset()
@@ -126,7 +133,15 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def same_recipe(described: dict[str, Any], preset: Preset) -> bool:
     """Whether what `describe` once returned is this preset; settings that are newer than it stand at their defaults."""
     try:
-        then = Preset(
+        return described_preset(described).describe() == preset.describe()
+    except ConfigError:
+        return False
+
+
+def described_preset(described: dict[str, Any]) -> Preset:
+    """Return the preset that `describe` once described; raises ConfigError when it is none of today's."""
+    try:
+        return Preset(
             described["name"],
             described["kind"],
             model_config(described["kind"], described["model"]),
@@ -134,9 +149,8 @@ def same_recipe(described: dict[str, Any], preset: Preset) -> bool:
             msgspec.convert(described["training"], TrainingPreset),
             msgspec.convert({"table": "", **described.get("task", {})}, TaskPreset),
         )
-    except (KeyError, msgspec.ValidationError):
-        return False
-    return then.describe() == preset.describe()
+    except (KeyError, msgspec.ValidationError) as error:
+        raise ConfigError(str(described.get("name", "a preset")), (f"cannot be built any more: {error}",)) from None
 
 
 def preset_names() -> list[str]:
@@ -165,7 +179,8 @@ def load_preset(name_or_path: str) -> Preset:
     task = read.task
     if task.table:
         task = msgspec.structs.replace(task, table=str(path.parent / task.table))
-    return Preset(path.stem, kind, model, read.signal, read.training, task, read.pretraining)
+    about = " ".join(read.about.split())
+    return Preset(path.stem, kind, model, read.signal, read.training, task, read.pretraining, about, read.claims)
 
 
 def _faults(kind: str, read: _File) -> Iterator[str]:

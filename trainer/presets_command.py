@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
         table.add_row(*(f"{settings[name]:,}" if name == "parameters" else settings[name] for name in COLUMNS))
     Console(file=sys.stdout).print(table)
     for settings in described if args.preset else ():
+        print(*textwrap.wrap(settings["about"], 100), sep="\n")
         for section in ("model", "signal", "training"):
             print(f"[{section}]", *(f"  {key} = {value}" for key, value in settings[section].items()), sep="\n")
     return EXIT_OK
@@ -65,12 +67,14 @@ def summary(preset: Preset) -> dict[str, Any]:
         "task": task_name(described["task"]),
         "kind": "recurrent" if preset.kind == MAMBA else "windowed",
         "network": preset.kind,
+        "about": preset.about,
         **{section: described[section] for section in ("model", "signal", "training")},
     }
 
 
 def task_name(task: dict[str, Any]) -> str:
-    """Say in a word or two what a model is asked."""
-    if task["labels"] == "scp":
-        return f"scp-top-{task['top']} at {task['min_likelihood']:g} %"
-    return str(task["table"] or task["labels"])
+    """Say in a few words what a model is asked."""
+    name = f"scp-top-{task['top']}" if task["labels"] == "scp" else str(task["table"] or task["labels"])
+    if task["labels"] == "scp" or task["min_likelihood"] > 0:
+        name += f" at {task['min_likelihood']:g} %"
+    return f"{name}, all records" if task["unlabelled"] == "negative" else name

@@ -34,13 +34,14 @@ from edge.errors import ConfigError
 from trainer.checkpoint import load_checkpoint
 from trainer.data import Split, prepared
 from trainer.filters import st_shift_uv
+from trainer.history import Epoch
 from trainer.kinds import describe_config, model_config
 from trainer.model import EcgMamba
 from trainer.preset import Preset, SignalPreset, TrainingPreset
 from trainer.pretraining.run import Pretraining, PretrainingEpoch, identity_of, plan_of
 from trainer.ptbxl import RATE_HZ, PtbXl
 from trainer.targets import SoftLabels, with_targets
-from trainer.train import BEST_NAME, Epoch, Trainer, macro_auc
+from trainer.train import BEST_NAME, Trainer, macro_auc
 from trainer.transfer import facts_of_start
 
 if sys.version_info >= (3, 11):

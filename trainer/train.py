@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.data import Split
 from trainer.distributed import Workers, alone
 from trainer.frozen import freeze, settle, train_mode
+from trainer.history import Epoch, best_of, is_finished
 from trainer.kinds import build_model, narrowed, record_logits, with_outputs
 from trainer.model import State
 from trainer.objective import (
@@ -42,18 +42,6 @@ from trainer.transfer import start_from
 LAST_NAME = "last.pt"
 BEST_NAME = "best"
 HISTORY_NAME = "metrics.jsonl"
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch gave."""
-
-    epoch: int
-    loss: float
-    macro_auc: float
-    accuracy: float
-    seconds: float
-    macro_auprc: float = float("nan")
 
 
 class RunMismatchError(EcgEdgeError):
@@ -105,7 +93,7 @@ class Trainer:
         self._resume()
         with progress(shown=self.workers.first) as bar:
             task = bar.add_task("training", total=self.steps, completed=self.step)
-            while len(self.history) < self.recipe.epochs and not self._out_of_patience():
+            while not is_finished(self.history, self.recipe):
                 epoch = self._epoch(lambda: bar.advance(task))
                 bar.update(task, description=f"epoch {epoch.epoch} · loss {epoch.loss:.4f} · AUC {epoch.macro_auc:.4f}")
                 on_epoch(epoch)
@@ -113,10 +101,8 @@ class Trainer:
 
     @property
     def best(self) -> Epoch:
-        """The epoch whose weights are kept: the first of the best, so that standing still is not progress."""
-        if self.recipe.keep == "last":
-            return self.history[-1]
-        return max(self.history, key=lambda epoch: epoch.macro_auc)
+        """The epoch whose weights are kept."""
+        return best_of(self.history, self.recipe)
 
     def _epoch(self, on_step: Callable[[], None]) -> Epoch:
         start_s, losses = time.monotonic(), []
@@ -190,9 +176,6 @@ class Trainer:
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.workers.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
-
-    def _out_of_patience(self) -> bool:
-        return bool(self.history) and self.history[-1].epoch - self.best.epoch >= self.recipe.patience_epochs
 
     def _keep_best(self) -> None:
         training = {**self.facts, "epochs": len(self.history), "tuning": self.history[-1].__dict__}

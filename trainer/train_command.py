@@ -21,11 +21,12 @@ from edge.cli.parsing import add_command
 from trainer.data import prepared
 from trainer.distributed import Workers, workers
 from trainer.folds import folds_text, parse_folds
+from trainer.history import Epoch
 from trainer.preset import Preset, load_preset
 from trainer.scan import implementation_name
 from trainer.targets import load_soft_labels, with_targets
 from trainer.tasks import open_task
-from trainer.train import BEST_NAME, Epoch, Trainer
+from trainer.train import BEST_NAME, Trainer
 from trainer.transfer import facts_of_start
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def origin() -> dict[str, Any]:
 
 def command_of(args: argparse.Namespace) -> str:
     """Return the command that does this again anywhere: without the folders of this machine."""
-    words = ["ecg-trainer", "train", "--data", "PTBXL_ROOT", "--preset", args.preset, "--out", "RUN"]
+    words = ["ecg-trainer", "train", "--data", "PTBXL_ROOT", "--preset", Path(args.preset).name, "--out", "RUN"]
     words += ["--folds", folds_text(args.folds), "--tune-folds", folds_text(args.tune_folds), "--seed", str(args.seed)]
     if args.soft_labels:
         words += ["--soft-labels", *(path.name for path in args.soft_labels)]

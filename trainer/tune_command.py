@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -20,13 +18,12 @@ from rich.table import Table
 from edge.cli.output import EXIT_OK, emit_json, say
 from edge.cli.parsing import add_command, positive
 from edge.runtime.bundle import Bundle, load_bundle, write_manifest
-from edge.runtime.manifest import WEIGHTS_NAME, Manifest
+from edge.runtime.manifest import Manifest
 from edge.runtime.select import open_runtime
 from trainer.folds import folds_text, parse_folds
-from trainer.predict import TABLE_HELP, labels_of, open_labelled, score
+from trainer.predict import TABLE_HELP, cached_logits, labels_of, open_labelled
 from trainer.ptbxl import PtbXl
 from trainer.report import DATA, DEFAULT_REPLICATES, Measurement, figures_table, measure, sheet_table
-from trainer.streams.cache import cached_arrays
 from trainer.streams.plan import HEALTHY_STREAMS, PlanSettings
 from trainer.streams.report import alert_sheets, write_trade_off
 from trainer.streams.traces import score_streams
@@ -133,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
 def tune_bundle(bundle: Bundle, data: PtbXl, folds: list[int], budget: float, kinds: list[str]) -> Tuned:
     """Tune on these folds; nothing is written but caches."""
     rows = data.rows(folds)
-    labels, logits = labels_of(bundle, data, rows), record_logits(bundle, data, rows)
+    labels, logits = labels_of(bundle, data, rows), cached_logits(bundle, data, rows)
     tuning = tune(bundle.manifest, logits, labels)
     manifest, notes = with_f1_thresholds(bundle.manifest, tuning), list(tuning.notes)
     streams = score_streams(open_runtime(bundle, threads=os.cpu_count() or 1), data, rows, PlanSettings(seed=SEED))
@@ -149,14 +146,6 @@ def tune_bundle(bundle: Bundle, data: PtbXl, folds: list[int], budget: float, ki
     if crossfit.ece is not None and crossfit.ece > ECE_LIMIT:
         notes.append(f"the calibration error, {crossfit.ece:.3f}, is above {ECE_LIMIT:g}")
     return Tuned(manifest, measurement, crossfit, alerts, [*notes, *measurement.figures.notes])
-
-
-def record_logits(bundle: Bundle, data: PtbXl, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the logits (records, classes) of whole records, or what the same weights gave before."""
-    manifest = bundle.manifest
-    facts = [manifest.files[WEIGHTS_NAME], msgspec.to_builtins(manifest.signal), manifest.model, manifest.window_s,
-             data.ecg_ids[rows].tolist()]  # fmt: skip
-    return cached_arrays("records", facts, lambda: {"logits": score(bundle, data, rows, "batch").logits})["logits"]
 
 
 def _print(before: Manifest, after: Manifest, tuned: Tuned) -> None:

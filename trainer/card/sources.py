@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from edge.runtime.manifest import Manifest
 from trainer.bootstrap import Intervals
 from trainer.metrics import Figures
 from trainer.report import MeasuredModel, Measurement, Sheet
-from trainer.stream_evaluation.result import StreamEvaluation, read_evaluation
+from trainer.stream_evaluation.result import GroupRow, StreamEvaluation, read_evaluation
 from trainer.streams.tune import AlertTuning
 
 
@@ -27,7 +27,9 @@ class Printed(msgspec.Struct, frozen=True):
     per_class: dict[str, Any]
     bundle: MeasuredModel | None = None
     intervals: Intervals | None = None
+    groups: list[GroupRow] = []
     notes: list[str] = []
+    plots: list[str] = []
     command: str = ""
     date: str = ""
 
@@ -57,6 +59,8 @@ class Sources:
     seeds: Evaluations
     """Of models that the same recipe gave with other seeds."""
     tables: list[Sheet]
+    facts: dict[str, str] = field(default_factory=dict)
+    """What the manifest does not say, for the head of the card."""
 
     @property
     def manifest(self) -> Manifest:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+SUPERCLASSES = """\
+Labels are the five diagnostic superclasses: every SCP code of a
+record, at any likelihood, that is diagnostic sets its superclass; records without one are left out."""
+
+OTHER_LABELS = "Labels are those of the task: {task}."
+
 DATA = """\
 PTB-XL 1.0.3, the 100 Hz records (`records100`): 12-lead ECGs of 10 s, recorded between 1989 and 1996 with one maker's
-devices and annotated by up to two cardiologists. Labels are the five diagnostic superclasses: every SCP code of a
-record, at any likelihood, that is diagnostic sets its superclass; records without one are left out. Folds 1-8 train,
+devices and annotated by up to two cardiologists. {labels} Folds 1-8 train,
 fold 9 tunes, fold 10 tests; all records of a patient are in one fold.
 
 - Licence of the data: Creative Commons Attribution 4.0. The weights were trained on it; this notice is the attribution.
@@ -33,10 +38,14 @@ window's length, whatever the threshold; what the threshold decides is how many 
 budget is tuned in seconds from what is kept: `ecg-trainer tune --budget N`.
 """
 
+FIVE_CLASSES = """\
+- Five superclasses. A class is not a diagnosis: MI holds old and new infarctions alike.
+"""
+
 LIMITS = """\
 - Resting ECGs of 10 s from one data set are all it has seen, few of them of children. No arrhythmia detection, no
   ambulatory ECG, no other population, no other maker's recorder: none of that was trained on or measured.
-- Five superclasses. A class is not a diagnosis: MI holds old and new infarctions alike.
+{classes}\
 - A long stream is made of short records here, joined one after another. No recording of hours with known changes was
   used; how a real patient's change looks to the model was not measured.
 - False alerts were counted on records that cardiologists called normal. On a ward with other findings there are more.

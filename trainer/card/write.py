@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from trainer.card import text
 from trainer.card.markdown import image, markdown, plain_text, sentences, settings_text
 from trainer.card.sources import Sources, alert_tuning, tuned_figures
 from trainer.card.tables import figures_sheet, seed_sheets, state_sheet
+from trainer.ptbxl import CLASSES
 from trainer.stream_evaluation.plots import write_stream_plots
 from trainer.stream_evaluation.result import StreamEvaluation
-from trainer.stream_evaluation.sheets import sheets_of
+from trainer.stream_evaluation.sheets import groups_sheet, sheets_of
 from trainer.streams.report import alert_sheets, write_trade_off
 
 CARD_NAME = "MODEL_CARD.md"
@@ -38,21 +39,23 @@ def write_card(out: Path, sources: Sources) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     manifest, plots = sources.manifest, _Plots(out)
     noise = any(s.robustness for s in sources.own.streams)
+    superclasses = tuple(manifest.classes) == CLASSES
+    labels = text.SUPERCLASSES if superclasses else text.OTHER_LABELS.format(task=_task(manifest))
     sections = [
         ("Use", text.USE),
-        ("Data", text.DATA + (text.NOISE if noise else "")),
+        ("Data", text.DATA.format(labels=labels) + (text.NOISE if noise else "")),
         ("Training", _training(manifest)),
-        ("Figures on whole records", _join(_whole_records(sources))),
+        ("Figures on whole records", _join(_whole_records(sources, plots))),
         ("Figures on streams", _join(_streams(sources, plots))),
         ("Alert thresholds", _join(_alert_thresholds(manifest, plots))),
         ("Carried state", "" if manifest.state_monitor is None else markdown(state_sheet(manifest.state_monitor))),
         ("Seeds", _join(map(markdown, seed_sheets(sources)))),
         ("Studies", _join(map(markdown, sources.tables))),
-        ("Known limits", text.LIMITS),
+        ("Known limits", text.LIMITS.format(classes=text.FIVE_CLASSES if superclasses else "")),
     ]
     written = [f"## {title}\n\n{body.strip()}\n" for title, body in sections if body.strip()]
     card = out / CARD_NAME
-    card.write_text("\n".join([_head(sources.bundle), *written]), encoding="utf-8")
+    card.write_text("\n".join([_head(sources.bundle, sources.facts), *written]), encoding="utf-8")
     return [card, *plots.paths]
 
 
@@ -73,16 +76,23 @@ class _Plots:
         tuning = alert_tuning(manifest)
         return "" if tuning is None else self._shown(write_trade_off(self._out / PLOTS_NAME, tuning))
 
+    def beside(self, names: Sequence[str]) -> Iterator[str]:
+        """Show those of the named pictures that lie in the card's folder."""
+        for path in (self._out / name for name in names):
+            if path.is_relative_to(self._out) and path.is_file():
+                yield self._shown(path)
+
     def _shown(self, path: Path) -> str:
         self.paths.append(path)
         return image(path, self._out)
 
 
-def _head(bundle: Bundle) -> str:
+def _head(bundle: Bundle, known: dict[str, str]) -> str:
     manifest = bundle.manifest
     state_bytes = FLOAT32_BYTES * sum(prod(tensor.shape) for tensor in manifest.state)
     low_hz, high_hz = manifest.signal.band_hz
     facts = {
+        **known,
         "kind": manifest.kind,
         "classes": ", ".join(manifest.classes),
         "leads": ", ".join(manifest.leads),
@@ -104,6 +114,12 @@ def parameters(bundle: Bundle) -> int:
         return sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
 
 
+def _task(manifest: Manifest) -> str:
+    preset: Any = manifest.training.get("preset", {})
+    task = preset.get("task", {}) if isinstance(preset, dict) else {}
+    return settings_text({name: value for name, value in task.items() if value != ""}) or "a user's own"
+
+
 def _training(manifest: Manifest) -> str:
     training = dict(manifest.training)
     preset: Any = training.pop("preset", {})
@@ -118,10 +134,13 @@ def _training(manifest: Manifest) -> str:
     return _join(lines)
 
 
-def _whole_records(sources: Sources) -> Iterable[str]:
+def _whole_records(sources: Sources, plots: _Plots) -> Iterable[str]:
     metrics, tuned = sources.manifest.metrics, tuned_figures(sources.manifest)
     for evaluated in sources.own.records or ([] if tuned is None else [tuned]):
         yield markdown(figures_sheet(evaluated))
+        yield "\n".join(plots.beside(evaluated.printed.plots))
+        if evaluated.printed.groups:
+            yield markdown(groups_sheet(evaluated.printed.groups, "Macro-AUC by sex and age, whole records"))
     names = {"macro_f1": "macro-F1", "macro_auprc": "macro average precision", "ece": "calibration error"}
     apart = {words: metrics.get(f"{name}_crossfit") for name, words in names.items()}
     if all(isinstance(value, float) for value in apart.values()):

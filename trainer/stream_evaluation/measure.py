@@ -15,6 +15,7 @@ from trainer.predict import labels_of
 from trainer.progress import progress
 from trainer.ptbxl import PtbXl
 from trainer.stream_evaluation.auc import Auc, compare
+from trainer.stream_evaluation.groups import group_rows
 from trainer.stream_evaluation.result import (
     AlertsPart,
     ClassAlerts,
@@ -36,10 +37,6 @@ Float32Array = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 PARTS = ("warm", "seconds", "groups", "alerts", "robustness")
-SEXES = {0: "male", 1: "female"}
-"""As PTB-XL writes them."""
-AGE_GROUPS = ((0, 40), (40, 60), (60, 80), (80, 1000))
-"""From, up to but not including. Ages above 89 stand as 300 in PTB-XL."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +117,8 @@ class Evaluation:
     def groups(self, said: dict[float, Said]) -> list[GroupRow]:
         """Measure groups by sex and age, on warm streams."""
         scores = said[self.amount.after_minutes].logits[:, -1]
-        sexes, ages = self.data.sexes[self.rows], self.data.ages[self.rows]
-        members = [("sex", name, sexes == code) for code, name in SEXES.items()]
-        members += [("age", _span(low, high), (ages >= low) & (ages < high)) for low, high in AGE_GROUPS]
-        return [
-            GroupRow(by, name, self.compared(self.rows[of_group], [scores[of_group]])[0])
-            for by, name, of_group in members if of_group.any()
-        ]  # fmt: skip
+        labels = self.labels(self.rows)
+        return group_rows(self.data, self.rows, labels, scores, self.classes, self.replicates)
 
     def alerts(self) -> AlertsPart | None:
         """Measure the bundle's operating points on streams with known switches; None without healthy records."""
@@ -166,10 +158,6 @@ def chosen_rows(data: PtbXl, folds: Sequence[int], amount: Amount, seed: int) ->
     if amount.max_records is None:
         return rows
     return np.sort(np.random.default_rng(seed).permutation(rows)[: amount.max_records])
-
-
-def _span(low: int, high: int) -> str:
-    return f"{low} and over" if high == AGE_GROUPS[-1][1] else f"{low}-{high - 1}"
 
 
 @contextmanager

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from trainer.bootstrap import Interval
 from trainer.report import Sheet
 from trainer.stream_evaluation.auc import Auc
-from trainer.stream_evaluation.result import RobustnessRow, StreamEvaluation
+from trainer.stream_evaluation.result import GroupRow, RobustnessRow, StreamEvaluation
 from trainer.streams.report import ends_text, rate_text, seconds_text
 
 Cell = str | float | int | None
@@ -135,19 +137,26 @@ def _robustness(result: StreamEvaluation) -> Sheet | None:
     )  # fmt: skip
 
 
-def _groups(result: StreamEvaluation) -> Sheet | None:
-    if result.groups is None:
-        return None
+def groups_sheet(groups: Sequence[GroupRow], title: str, notes: str = "") -> Sheet:
+    """Return figures by sex and age, groups below one another."""
+    classes = list(groups[0].auc.per_class) if groups else []
     return Sheet(
-        title=f"Macro-AUC by sex and age, after {result.after_minutes:g} min of other ECG",
-        columns=["group", "records", "macro-AUC", *result.classes],
+        title=title,
+        columns=["group", "records", "macro-AUC", *classes],
         rows=[
             [f"{row.by} {row.group}", row.auc.records, auc_text(row.auc.macro, row.auc.interval),
              *map(auc_text, row.auc.per_class.values())]
-            for row in result.groups
+            for row in groups
         ],
-        notes=_interval_words(result),
+        notes=notes,
     )  # fmt: skip
+
+
+def _groups(result: StreamEvaluation) -> Sheet | None:
+    if result.groups is None:
+        return None
+    title = f"Macro-AUC by sex and age, after {result.after_minutes:g} min of other ECG"
+    return groups_sheet(result.groups, title, _interval_words(result))
 
 
 def _interval_words(result: StreamEvaluation) -> str:

@@ -1,0 +1,1 @@
+"""All presets trained, measured and put into one table."""

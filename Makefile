@@ -11,8 +11,9 @@ RUN ?= runs/streaming
 BUNDLE ?= runs/bundle
 NSTDB ?= $(NSTDB_ROOT)
 REPORTS ?= runs/reports
+COMPARED ?= runs/compare
 
-.PHONY: help setup demo test lint format bench train clean
+.PHONY: help setup demo test lint format bench train compare clean
 
 help: ## show these verbs
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -54,6 +55,10 @@ train: setup ## rebuild the shipped bundle: make train DATA=path/to/ptb-xl (resu
 	$(BIN)/ecg-trainer card --bundle "$(BUNDLE)" --evaluation "$(REPORTS)/records.json" \
 		--evaluation "$(REPORTS)/streams.json" $(foreach table,$(wildcard $(REPORTS)/study-*.json),--table "$(table)")
 	$(BIN)/ecg-export verify "$(BUNDLE)"
+
+compare: setup ## train all presets and put them into one table: make compare DATA=path/to/ptb-xl (resumes)
+	@test -n "$(DATA)" || { echo "say where PTB-XL is: make compare DATA=path/to/ptb-xl"; exit 2; }
+	$(BIN)/ecg-trainer compare --data "$(DATA)" --out "$(COMPARED)" $(if $(ONLY),--only $(ONLY))
 
 clean: ## remove what the verbs made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

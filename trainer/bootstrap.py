@@ -47,7 +47,7 @@ def bootstrap_intervals(
     drawn = [_measure(positive, probabilities, thresholds, drawn_counts(records, size, rng)) for size in sizes]
     values = np.concatenate(drawn)  # (replicates, classes, measures)
     measured = [k for k in range(len(classes)) if is_measurable(positive[:, k])]
-    macro = values[:, measured].mean(axis=1) if measured else np.full((replicates, len(MEASURES)), np.nan)
+    macro = mean_of_known(values[:, measured], axis=1)
     return Intervals(
         level=LEVEL,
         replicates=replicates,
@@ -117,6 +117,15 @@ def _interval(values: FloatArray) -> Interval | None:
         return None
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def mean_of_known(values: FloatArray, axis: int) -> FloatArray:
+    """Return the mean of what is not NaN; NaN where there is nothing else.
+
+    A rare class has no positives in some replicates, and counts in the others.
+    """
+    known = ~np.isnan(values)
+    return _ratio(np.where(known, values, 0.0).sum(axis), known.sum(axis), empty=np.nan)
 
 
 def _ratio(part: FloatArray, whole: FloatArray, empty: float) -> FloatArray:

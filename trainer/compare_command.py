@@ -119,7 +119,7 @@ class Comparing:
         """Train a preset to its end and report it; what goes wrong is said and kept for the table."""
         try:
             train(preset, self.args, self.together)
-            self._reported(run_in(self.args.out / preset.name, preset))
+            self._reported(run_in(self.args.out / preset.name, preset, self.args.tune_folds))
         except EcgEdgeError as error:
             self._fail(preset.name, error)
 
@@ -143,7 +143,7 @@ class Comparing:
 
     def _rows(self) -> list[Row]:
         made: list[tuple[Run, dict[str, Any], Bundle]] = []
-        for run in standing(self.args.out, self._expected(), self._fail):
+        for run in standing(self.args.out, self._expected(), self.args.tune_folds, self._fail):
             try:
                 made.append((run, *self._reported(run)))
             except EcgEdgeError as error:

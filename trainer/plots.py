@@ -22,6 +22,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 DPI = 150
 CALIBRATION_BINS = 10
+MOST_NAMED = 14
+"""Curves that a legend still tells apart, in two rounds of colours."""
+CONFUSION_COLUMNS = 8
 
 
 _Corner: TypeAlias = Literal["upper left", "lower left", "lower right"]
@@ -86,7 +89,7 @@ def _curves(title: str, plot: _Plot, classes: Sequence[_Class]) -> Figure:
     axes.set_aspect("equal")
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
-    if classes:
+    if 0 < len(classes) <= MOST_NAMED:
         axes.legend(loc=plot.corner, fontsize=9, title=plot.figure, title_fontsize=9)
     return figure
 
@@ -111,12 +114,14 @@ def _calibration(axes: Axes, of_class: _Class) -> None:
 
 
 def _confusion(title: str, classes: Sequence[_Class]) -> Figure:
-    figure = Figure(figsize=(2.6 * max(1, len(classes)), 3.2), layout="constrained")
+    columns = max(1, min(CONFUSION_COLUMNS, len(classes)))
+    rows = max(1, -(-len(classes) // columns))
+    figure = Figure(figsize=(2.6 * columns, 3.2 * rows), layout="constrained")
     figure.suptitle(f"{title}: records at the F1 thresholds")
     for k, of_class in enumerate(classes):
-        axes = figure.add_subplot(1, len(classes), k + 1)
+        axes = figure.add_subplot(rows, columns, k + 1)
         _confusion_matrix(axes, of_class.name, of_class.figures.confusion)
-        if k == 0:
+        if k % columns == 0:
             axes.set_ylabel("truth")
     return figure
 

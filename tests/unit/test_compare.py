@@ -200,6 +200,9 @@ def test_a_folder_that_train_made_is_taken_as_it_is_and_another_recipe_is_named(
     (row,) = json.loads(printed)["rows"]
     assert row["notes"] == ["trained by another recipe than the preset's: training.epochs 1, not 3"]
     assert "1 epochs stand; trained by another recipe" in said
+    _, printed, _ = called(*common, *only, "--epochs", "1", "--tune-folds", "1", "--no-train")
+    (row,) = json.loads(printed)["rows"]
+    assert row["notes"] == ["trained on fold 1, which it is measured on: its figures mean nothing"]
 
 
 def test_without_training_what_stands_is_reported_and_what_does_not_is_listed(root, folder, compared, tmp_path):

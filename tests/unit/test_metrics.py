@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
-from trainer.bootstrap import bootstrap_intervals, drawn_counts, weighted_calls, weighted_ranking
+from trainer.bootstrap import bootstrap_intervals, drawn_counts, mean_of_known, weighted_calls, weighted_ranking
 from trainer.metrics import class_figures, confusion, expected_calibration_error, figures, reliability
 
 TRUTH = np.array([True, False, True, False, True])
@@ -181,3 +181,14 @@ def test_an_unmeasurable_class_has_no_interval_and_does_not_spoil_the_macro_one(
     assert set(drawn.per_class["C"].values()) == {None}
     both = bootstrap_intervals(labels[:, :2], probabilities[:, :2], [0.5] * 2, ["A", "B"], replicates=50, seed=0)
     assert drawn.macro == both.macro
+
+
+def test_a_class_so_rare_that_replicates_miss_it_counts_in_those_that_do_not():
+    labels, probabilities = labels_and_probabilities()
+    labels[:, 2] = 0
+    labels[0, 2] = 1
+    drawn = bootstrap_intervals(labels, probabilities, [0.5] * 3, ["A", "B", "C"], replicates=50, seed=0)
+    measured = figures(labels, probabilities, [0.5] * 3, ["A", "B", "C"])
+    low, high = drawn.macro["auc"]
+    assert low < measured.macro_auc < high
+    assert mean_of_known(np.array([[1.0, np.nan, 3.0], [np.nan] * 3]), axis=1).tolist()[0] == 2.0

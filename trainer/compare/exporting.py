@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from edge.cli.output import say
 from edge.errors import BundleError, EcgEdgeError
 from edge.runtime.bundle import Bundle, load_bundle
 from edge.runtime.manifest import WEIGHTS_NAME
@@ -45,6 +46,7 @@ def bundle_of(checkpoint: Checkpoint, out: Path, name: str) -> Bundle:
 
 
 def _export(checkpoint: Path, out: Path, name: str) -> None:
+    say(f"{name}: exporting its bundle, and comparing the runtimes with PyTorch")
     words = ["bundle", str(checkpoint), "--out", str(out), "--name", class_name(name), "--version", VERSION, "--json"]
     paths = [str(SOURCES), *filter(None, [os.environ.get("PYTHONPATH")])]
     ended = subprocess.run(  # noqa: S603 - this Python, this package

@@ -12,6 +12,7 @@ from edge.cli.output import say
 from edge.errors import EcgEdgeError
 from trainer.checkpoint import CHECKPOINT_NAME, Checkpoint, load_checkpoint
 from trainer.distributed import Workers
+from trainer.folds import folds_text
 from trainer.history import Epoch, is_finished, read_history
 from trainer.preset import Preset, described_preset, preset_names, same_recipe
 from trainer.train import BEST_NAME, HISTORY_NAME
@@ -58,17 +59,22 @@ def default_names() -> list[str]:
     return [name for name in preset_names() if name not in ONLY_BY_NAME]
 
 
-def standing(out: Path, presets: Sequence[Preset], on_fault: Callable[[str, EcgEdgeError], None]) -> Iterator[Run]:
-    """Give the runs in a folder of folders: of these presets, and of whatever else was trained there."""
+def standing(
+    out: Path, presets: Sequence[Preset], folds: Sequence[int], on_fault: Callable[[str, EcgEdgeError], None]
+) -> Iterator[Run]:
+    """Give the runs in a folder of folders: of these presets, and of whatever else was trained there.
+
+    folds: what they will be measured on.
+    """
     by_name = {preset.name: preset for preset in presets}
     for folder in sorted(path.parents[1] for path in out.glob(f"*/{BEST_NAME}/{CHECKPOINT_NAME}")):
         try:
-            yield run_in(folder, by_name.get(folder.name))
+            yield run_in(folder, by_name.get(folder.name), folds)
         except EcgEdgeError as error:
             on_fault(folder.name, error)
 
 
-def run_in(folder: Path, wanted: Preset | None) -> Run:
+def run_in(folder: Path, wanted: Preset | None, folds: Sequence[int]) -> Run:
     """Read the run in a folder; raises BundleError or ConfigError when it cannot be used.
 
     What decides is the recipe it was trained by; `wanted` is the preset of its name as it is now.
@@ -80,6 +86,9 @@ def run_in(folder: Path, wanted: Preset | None) -> Run:
         trained = wanted
     elif wanted is not None:
         notes.append(f"trained by another recipe than the preset's: {', '.join(differences(facts.preset, wanted))}")
+    seen = sorted(set(facts.training.get("folds") or []) & set(folds))
+    if seen:
+        notes.append(f"trained on fold {folds_text(seen)}, which it is measured on: its figures mean nothing")
     if facts.training.get("limit") is not None:
         notes.append(f"trained on no more than {facts.training['limit']} records")
     if facts.training.get("init") is not None:
@@ -103,7 +112,7 @@ def train(preset: Preset, args: argparse.Namespace, together: Workers) -> None:
     """Train a preset in its folder, as `ecg-trainer train` would, unless it is done; raises as that does."""
     folder: Path = args.out / preset.name
     if (folder / BEST_NAME / CHECKPOINT_NAME).is_file():
-        run = run_in(folder, preset)
+        run = run_in(folder, preset, args.tune_folds)
         if run.preset is not preset or run.finished:
             say(f"{preset.name}: {run.epochs} epochs stand" + "".join(f"; {note}" for note in run.notes))
             return

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from trainer.bootstrap import LEVEL, Interval, drawn_counts, weighted_ranking
+from trainer.bootstrap import LEVEL, Interval, drawn_counts, mean_of_known, weighted_ranking
 from trainer.metrics import is_measurable
 
 FloatArray = NDArray[np.float64]
@@ -71,11 +71,11 @@ def _measure(
 
 
 def _replicated(labels: Float32Array, scores: Float32Array, drawn: FloatArray) -> FloatArray:
-    """Return the macro-AUC of every replicate, (replicates,); NaN where a class has one kind of record only."""
+    """Return the macro-AUC of every replicate, (replicates,), of the classes with both kinds of records there."""
     positive = labels > 0.5
     measured = [k for k in range(labels.shape[1]) if is_measurable(positive[:, k])]
     each = [weighted_ranking(positive[:, k], scores[:, k].astype(np.float64), drawn)[0] for k in measured]
-    return np.asarray(np.mean(each, axis=0))
+    return mean_of_known(np.stack(each), axis=0)
 
 
 def _interval(values: FloatArray | None) -> Interval | None:

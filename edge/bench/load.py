@@ -1,7 +1,9 @@
 """A hospital's worth of devices in one small process: sends chunks on schedule, and times the scores that come back.
 
-Each device sends a chunk every half second, at a phase of its own. Devices share connections, because what is measured
-is the daemon and not the broker's sockets. Run as a process: `python -m edge.bench.load --port 1883 --streams 1000`.
+Each device sends a chunk every half second, at a phase of its own; every other one begins half a second later, so that
+the ends of hops are spread as evenly as devices that were switched on at any time spread them. Devices share
+connections, because what is measured is the daemon and not the broker's sockets.
+Run as a process: `python -m edge.bench.load --port 1883 --streams 1000`.
 """
 
 from __future__ import annotations
@@ -97,6 +99,7 @@ class Load:
         self._latencies_s: list[tuple[float, float]] = []  # (when sent, how long until its score)
         self._late_s: list[float] = []
         self._measured_from_s = 0.0
+        self._turns = 0
         self.sent = self.scores = 0
 
     def __enter__(self) -> Load:
@@ -118,14 +121,13 @@ class Load:
         begun_s = time.monotonic() + 0.2
         self._measured_from_s = begun_s + warm_up_s
         for until_s, event in ((warm_up_s, MEASURING), (warm_up_s + seconds, SENT)):
-            total = round(until_s / PERIOD_S) * self.streams
-            while self.sent < total:
-                self._send_due(begun_s, time.monotonic(), total)
+            periods = round(until_s / PERIOD_S)
+            while self._turns < periods * self.streams:
+                self._send_due(begun_s, time.monotonic(), periods * self.streams)
                 self._exchange(TICK_S)
             if tell is not None:
                 tell(event)
-        samples = self.sent // self.streams * CHUNK_SAMPLES
-        due = samples // self.hop_samples * self.streams if self.hop_samples else 0
+        due = sum(self._scores_due(device) for device in range(self.streams))
         end_s = time.monotonic() + settle_s
         while (self.scores < due or self._acknowledged < self.sent) and time.monotonic() < end_s:
             self._exchange(TICK_S)
@@ -134,16 +136,26 @@ class Load:
     def _send_due(self, begun_s: float, now_s: float, total: int) -> None:
         due = min(total, int((now_s - begun_s) / PERIOD_S * self.streams) + 1) if now_s >= begun_s else 0
         now_ns = time.time_ns()
-        while self.sent < due:
-            number, device = divmod(self.sent, self.streams)
-            connection = self._senders[device // DEVICES_PER_CONNECTION]
-            connection.unsent += self._heads[device]
-            connection.unsent += struct.pack(">H", connection.next_number())
-            connection.unsent += self._pattern.payload(number, device, now_ns)
-            self._sent_at[device, number % REMEMBERED_CHUNKS] = now_s
-            if now_s >= self._measured_from_s:
-                self._late_s.append(now_s - (begun_s + self.sent / self.streams * PERIOD_S))
-            self.sent += 1
+        while self._turns < due:
+            period, device = divmod(self._turns, self.streams)
+            if period >= begins_at(device):
+                self._send(device, period - begins_at(device), now_s, now_ns)
+                if now_s >= self._measured_from_s:
+                    self._late_s.append(now_s - (begun_s + self._turns / self.streams * PERIOD_S))
+            self._turns += 1
+
+    def _send(self, device: int, number: int, now_s: float, now_ns: int) -> None:
+        connection = self._senders[device // DEVICES_PER_CONNECTION]
+        connection.unsent += self._heads[device]
+        connection.unsent += struct.pack(">H", connection.next_number())
+        connection.unsent += self._pattern.payload(number, device, now_ns)
+        self._sent_at[device, number % REMEMBERED_CHUNKS] = now_s
+        self.sent += 1
+
+    def _scores_due(self, device: int) -> int:
+        """Return how many scores the chunks sent so far make for a device, once it has had all its turns."""
+        chunks = max(0, self._turns // self.streams - begins_at(device))
+        return chunks * CHUNK_SAMPLES // self.hop_samples if self.hop_samples else 0
 
     def _exchange(self, timeout_s: float) -> None:
         for connection in self._senders:
@@ -194,6 +206,11 @@ class Load:
     def _head(self, device: int) -> bytes:
         packet, place = packets.publish(wave_topic(f"{DEVICE_PREFIX}{device}"), bytes(self._pattern.payloads[0]))
         return bytes(packet[:place])
+
+
+def begins_at(device: int) -> int:
+    """Return in which period a device sends its first chunk: 0 or 1."""
+    return device % 2
 
 
 def _quantiles_ms(values_s: list[float]) -> dict[str, float]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import msgspec
@@ -24,6 +26,18 @@ from edge.stream.topics import score_topic
 
 Batch = Sequence[tuple[DeviceStream, WaitingHop]]
 ScoredBatch = Sequence[tuple[DeviceStream, WaitingHop, HopScore]]
+
+BATCHES_IN_HAND = 2
+"""One that the model works on and one behind it, so that it need not wait until the loop has time for it."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A batch that the model was given."""
+
+    batch: Batch
+    begun_s: float
+    scores: asyncio.Future[list[HopScore]]
 
 
 class Pipeline:
@@ -52,30 +66,37 @@ class Pipeline:
         return any(stream.waiting or stream.in_flight for stream in self._registry)
 
     async def run(self) -> None:
-        """Score until cancelled. While the model works on one batch, the one before it is decided on and published."""
+        """Score until cancelled. While a batch is decided on and published, the model works on the next."""
         while True:
             await self._wake.wait()
             self._wake.clear()
             self._check_stored()
-            scored: ScoredBatch | None = None
-            while (batch := self._registry.take_batch(self._max_batch)) or scored:
-                scoring = asyncio.ensure_future(self._score(batch)) if batch else None
-                try:
-                    if scored is not None:
-                        await self._conclude_all(scored)
-                finally:
-                    scored = None if scoring is None else await scoring
+            in_hand: deque[Scoring] = deque()
+            try:
+                while self._fill(in_hand):
+                    scored = await self._finish(in_hand.popleft())
+                    self._fill(in_hand)
+                    await self._conclude_all(scored)
+            finally:
+                for scoring in in_hand:
+                    self._registry.release(stream for stream, _ in scoring.batch)
 
-    async def _score(self, batch: Batch) -> ScoredBatch:
-        begun_s = self._clock.monotonic_s()
+    def _fill(self, in_hand: deque[Scoring]) -> bool:
+        """Give the model what waits, as many batches as it may have in hand; return whether it has any."""
+        while len(in_hand) < BATCHES_IN_HAND and (batch := self._registry.take_batch(self._max_batch)):
+            scores = self._model_thread.start(partial(_advance, self._runtime, batch))
+            in_hand.append(Scoring(batch, self._clock.monotonic_s(), scores))
+        return bool(in_hand)
+
+    async def _finish(self, scoring: Scoring) -> ScoredBatch:
         try:
-            scores = await self._model_thread.call(partial(_advance, self._runtime, batch))
+            scores = await scoring.scores
         except BaseException:
-            self._registry.release(stream for stream, _ in batch)
+            self._registry.release(stream for stream, _ in scoring.batch)
             raise
-        self._metrics.inference_ms.observe((self._clock.monotonic_s() - begun_s) * 1000)
-        self._metrics.batch_size.observe(len(batch))
-        return [(stream, entry, score) for (stream, entry), score in zip(batch, scores, strict=True)]
+        self._metrics.inference_ms.observe((self._clock.monotonic_s() - scoring.begun_s) * 1000)
+        self._metrics.batch_size.observe(len(scoring.batch))
+        return [(stream, entry, score) for (stream, entry), score in zip(scoring.batch, scores, strict=True)]
 
     async def _conclude_all(self, scored: ScoredBatch) -> None:
         """Decide on the scores of a batch, publish them, and have stored what becomes of alerts.

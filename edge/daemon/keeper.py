@@ -17,12 +17,12 @@ from edge.errors import StorageError
 from edge.monitor.engine import ModelStream
 from edge.runtime.base import Runtime, State
 
-GROUP_STREAMS = 32
+GROUP_STREAMS = 8
 """Streams saved at once: they wait for that long, and the model's thread belongs to nobody else meanwhile."""
 
 SAVING_SHARE = 0.1
-"""At most this share of the time goes by while streams are saved, so that thousands of them neither keep the others
-waiting nor wear out a flash disk."""
+"""At most this share of the time goes by while streams are saved, pauses between the groups see to it: thousands of
+them saved at one go would keep all others waiting for a second."""
 
 log = structlog.get_logger(__name__)
 
@@ -43,22 +43,28 @@ class Keeper:
 
     async def run(self, interval_s: float) -> None:
         """Save what changed, again and again, until cancelled; with many streams less often than at the interval."""
-        took_s = 0.0
         while True:
-            await asyncio.sleep(max(interval_s, took_s / SAVING_SHARE - took_s))
-            begun_s = self._clock.monotonic_s()
-            await self.save_changed()
-            took_s = self._clock.monotonic_s() - begun_s
+            await asyncio.sleep(interval_s)
+            for group in self._changed():
+                begun_s = self._clock.monotonic_s()
+                await self._try_to_save(group)
+                await asyncio.sleep((self._clock.monotonic_s() - begun_s) * (1 / SAVING_SHARE - 1))
 
     async def save_changed(self) -> None:
         """Save every stream that changed since it was saved last; a disk that refuses is logged and tried again."""
+        for group in self._changed():
+            await self._try_to_save(group)
+
+    def _changed(self) -> list[list[DeviceStream]]:
+        changed = [stream for stream in self._registry if stream.changed]
+        return [changed[start : start + GROUP_STREAMS] for start in range(0, len(changed), GROUP_STREAMS)]
+
+    async def _try_to_save(self, streams: Sequence[DeviceStream]) -> None:
         async with self._saving:  # the last save of all waits for one that is on its way
-            changed = [stream for stream in self._registry if stream.changed]
-            for start in range(0, len(changed), GROUP_STREAMS):
-                try:
-                    await self._save(changed[start : start + GROUP_STREAMS])
-                except StorageError as error:
-                    log.warning("snapshots_not_written", problem=str(error))
+            try:
+                await self._save(streams)
+            except StorageError as error:
+                log.warning("snapshots_not_written", problem=str(error))
 
     async def forget(self, device: str) -> None:
         """Remove the snapshot of a device that is followed no more."""
@@ -81,7 +87,8 @@ class Keeper:
         now_ns = self._clock.utc_ns()
         taken = [
             (stream, snapshot) for stream in streams
-            if (snapshot := stream.snapshot(self._model_hash, now_ns)) is not None
+            if self._registry.get(stream.device) is stream  # not given up meanwhile
+            and (snapshot := stream.snapshot(self._model_hash, now_ns)) is not None
         ]  # fmt: skip
         if not taken:
             return

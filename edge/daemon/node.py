@@ -128,7 +128,7 @@ class Node:
         """Build the parts, each knowing only those before it."""
         config, manifest = self.config, self._bundle.manifest
         self._notifier = Notifier.from_environment()
-        self._model_thread, self._disk = Worker("model"), Worker("disk")
+        self._model_thread, self._disk, self._snapshot_disk = Worker("model"), Worker("disk"), Worker("snapshots")
         status = node_status_topic(config.node.name)
         self._transport = PahoTransport(
             self._broker,
@@ -151,7 +151,7 @@ class Node:
             self._runtime,
             self._model_thread,
             self._snapshot_store,
-            self._disk,
+            self._snapshot_disk,
             self._clock,
             self.metrics,
             self._pipeline.wake,
@@ -214,6 +214,7 @@ class Node:
     def _close(self) -> None:
         self._model_thread.close()
         self._disk.close()
+        self._snapshot_disk.close()
         self._alert_store.close()
         self._snapshot_store.close()
 

@@ -104,6 +104,8 @@ class Outgoing:
     async def _store_events(self) -> None:
         async with self._storing:  # the pipeline, the poll and the outbox may all come here at once
             events = list(self._unstored)
+            if not events:
+                return  # whoever had the lock before stored ours too
             self._unstored.clear()
             messages: list[OutgoingMessage] = [message for event in events for message in messages_of(event)]
             try:

@@ -1,4 +1,4 @@
-"""Two worker threads beside the event loop: one owns the runtime, one owns the disk. Each does one thing at a time."""
+"""Worker threads beside the event loop: one owns the runtime, one the alerts on disk, one the snapshots there."""
 
 from __future__ import annotations
 

@@ -5,10 +5,14 @@
 
 #include "buffers.h"
 
+#include <math.h>
+
 typedef struct { /* as packed by edge/signal/lead_quality.py */
     double invalid_share, flat_mv, plateau_mv, plateau_far_mv, bottom_mv, top_mv, noise_mv, mad_to_sigma, drift_mv,
         range_mv, einthoven_mv, einthoven_share, plateau_samples;
 } Limits;
+
+enum { STANDARD_LEADS = 12 };
 
 enum { LEAD_OFF = 1, MISSING = 2, FLAT = 4, SATURATED = 8, NOISE = 16 };
 
@@ -42,7 +46,7 @@ static double median(const double *samples, long long from, long long to, long l
     return select_value(room, to - from, (to - from) / 2);
 }
 
-static double distance(double a, double b) { return a > b ? a - b : b - a; }
+static double distance(double a, double b) { return fabs(a - b); }
 
 /* Whether a lead stands still for so many samples, at least so far from a level. */
 static int has_plateau(const double *samples, long long count, long long leads, double level_mv, double far_mv,
@@ -59,7 +63,7 @@ static int has_plateau(const double *samples, long long count, long long leads, 
 }
 
 /* What is wrong with one lead whose samples are all valid. */
-static int32_t faults(const double *samples, long long count, long long leads, double low, double high, long long calm,
+static int32_t faults(const double *samples, long long count, long long leads, double low, double high, double calm,
                       const Limits *limits, double *room)
 {
     const double range_mv = high - low;
@@ -69,7 +73,7 @@ static int32_t faults(const double *samples, long long count, long long leads, d
         const double median_mv = median(samples, 0, count, leads, room);
         saturated = has_plateau(samples, count, leads, median_mv, limits->plateau_far_mv, limits);
     }
-    int noisy = calm <= (count - 3) / 2 || range_mv > limits->range_mv;
+    int noisy = calm <= (double)((count - 3) / 2) || range_mv > limits->range_mv;
     if (!noisy && range_mv > limits->drift_mv)
         noisy = distance(median(samples, 0, half, leads, room), median(samples, half, count, leads, room)) >
                 limits->drift_mv;
@@ -82,14 +86,19 @@ static int contradicts(const double *relations, long long rows, const double *sa
 {
     double missed_mv = 0.0, range_mv = 0.0;
     for (long long row = 0; row < rows; row++) {
-        const double *weight = relations + row * leads;
+        double weights[MAX_LEADS];
+        long long of[MAX_LEADS], terms = 0;
         int known = 1;
-        for (long long lead = 0; lead < leads; lead++) known &= weight[lead] == 0.0 || judged[lead];
+        for (long long lead = 0; lead < leads; lead++) {
+            if (relations[row * leads + lead] == 0.0) continue;
+            weights[terms] = relations[row * leads + lead];
+            of[terms++] = lead;
+            known &= judged[lead];
+        }
         for (long long k = 0; known && k < count; k++) {
             double sum = 0.0;
-            for (long long lead = 0; lead < leads; lead++)
-                if (weight[lead] != 0.0) sum += weight[lead] * samples[k * leads + lead];
-            if (distance(sum, 0.0) > missed_mv) missed_mv = distance(sum, 0.0);
+            for (long long term = 0; term < terms; term++) sum += weights[term] * samples[k * leads + of[term]];
+            missed_mv = distance(sum, 0.0) > missed_mv ? distance(sum, 0.0) : missed_mv;
         }
     }
     if (missed_mv <= limits->einthoven_mv) return 0;
@@ -100,20 +109,21 @@ static int contradicts(const double *relations, long long rows, const double *sa
     return missed_mv > limits->einthoven_mv + limits->einthoven_share * range_mv;
 }
 
-/* Per lead: the lowest and highest sample, how many are not finite, and how much of the noise is small. */
-static void measure(const double *samples, long long count, long long leads, const Limits *limits, double *low,
-                    double *high, long long *lost, long long *calm)
+/* Per lead: the lowest and highest sample, how many are not finite, and how much of the noise is small. Counts are kept
+ * as doubles: like everything else here they then lie in the same vectors as the leads. */
+static inline void measure(const double *samples, long long count, long long leads, const Limits *limits, double *low,
+                           double *high, double *lost, double *calm)
 {
     for (long long lead = 0; lead < leads; lead++) {
         low[lead] = high[lead] = samples[lead];
-        lost[lead] = calm[lead] = 0;
+        lost[lead] = calm[lead] = 0.0;
     }
     for (long long k = 0; k < count; k++) {
         const double *restrict x = samples + k * leads;
         for (long long lead = 0; lead < leads; lead++) {
             low[lead] = x[lead] < low[lead] ? x[lead] : low[lead];
             high[lead] = x[lead] > high[lead] ? x[lead] : high[lead];
-            lost[lead] += !(x[lead] - x[lead] == 0.0);
+            lost[lead] += x[lead] - x[lead] == 0.0 ? 0.0 : 1.0;
         }
     }
     for (long long k = 3; k < count; k++) {
@@ -121,7 +131,7 @@ static void measure(const double *samples, long long count, long long leads, con
         for (long long lead = 0; lead < leads; lead++) {
             const double noise =
                 0.5 * x[lead] - 0.5 * x[lead - leads] - 0.5 * x[lead - 2 * leads] + 0.5 * x[lead - 3 * leads];
-            calm[lead] += distance(noise, 0.0) * limits->mad_to_sigma <= limits->noise_mv;
+            calm[lead] += fabs(noise) * limits->mad_to_sigma <= limits->noise_mv ? 1.0 : 0.0;
         }
     }
 }
@@ -130,17 +140,20 @@ static int judge_hop(const double *samples, const uint8_t *invalid, const uint8_
                      const double *relations, int32_t *codes, double *shares, long long count, long long received,
                      long long leads, long long rows, double *room)
 {
-    double low[MAX_LEADS], high[MAX_LEADS];
-    long long lost[MAX_LEADS], calm[MAX_LEADS], marked[MAX_LEADS] = {0};
+    double low[MAX_LEADS], high[MAX_LEADS], lost[MAX_LEADS], calm[MAX_LEADS];
+    long long marked[MAX_LEADS] = {0};
     uint8_t judged[MAX_LEADS];
     int all_lost = 1, any_off = 0, wrong = 0;
-    measure(samples, count, leads, limits, low, high, lost, calm);
+    if (leads == STANDARD_LEADS) /* the usual number, known to the compiler */
+        measure(samples, count, STANDARD_LEADS, limits, low, high, lost, calm);
+    else
+        measure(samples, count, leads, limits, low, high, lost, calm);
     for (long long k = 0; k < received; k++)
         for (long long lead = 0; lead < leads; lead++) marked[lead] += invalid[k * leads + lead] != 0;
     for (long long lead = 0; lead < leads; lead++) {
         const double share = received ? (double)marked[lead] / (double)received : 0.0;
-        const double unknown = 1.0 - (double)(count - lost[lead]) / (double)count;
-        shares[lead] = lost[lead] && unknown > share ? unknown : share;
+        const double unknown = 1.0 - ((double)count - lost[lead]) / (double)count;
+        shares[lead] = lost[lead] != 0.0 && unknown > share ? unknown : share;
         const int is_lost = shares[lead] >= limits->invalid_share;
         codes[lead] = is_lost || lead_off[lead] ? LEAD_OFF : 0;
         judged[lead] = shares[lead] == 0.0 && codes[lead] == 0;

@@ -76,12 +76,13 @@ class ClassAlerts:
         finite, conditions are frozen: none is raised or cleared, and no dwell time passes.
         """
         events = self._follow_session(moment)
-        trusted = self._is_window_good(quality.good) and ready and all(map(math.isfinite, probabilities))
+        plain = np.asarray(probabilities, dtype=np.float64).tolist()
+        trusted = self._is_window_good(quality.good) and ready and all(map(math.isfinite, plain))
         if trusted:
             self._forget_stale_dwell(moment)
-        for class_name, probability in zip(self.policy.classes, probabilities, strict=True):
+        for class_name, probability in zip(self.policy.classes, plain, strict=True):
             if class_name in self._progress.classes:
-                hop = _Hop(moment, class_name, float(probability), quality.score)
+                hop = _Hop(moment, class_name, probability, quality.score)
                 event = self._decide(hop) if trusted else self._stand_still(hop)
                 events += [] if event is None else [event]
         self._progress.last = moment.point

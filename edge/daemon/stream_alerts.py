@@ -71,4 +71,4 @@ class StreamAlerts:
 
 def by_class(manifest: Manifest, probabilities: NDArray[np.float64]) -> dict[str, float]:
     """Return class → probability with as many digits as mean something."""
-    return {name: round(float(p), 6) for name, p in zip(manifest.classes, probabilities, strict=True)}
+    return {name: round(p, 6) for name, p in zip(manifest.classes, probabilities.tolist(), strict=True)}

@@ -45,6 +45,7 @@ class StreamPath:
         self._hop_samples = manifest.hop_samples
         self._rate_in_hz, self._rate_hz = rate_hz, manifest.signal.rate_hz
         self._device_leads = len(leads)
+        self._no_samples, self._none_invalid = np.empty((0, len(leads))), np.empty((0, len(leads)), dtype=bool)
         self._samples_mv: list[FloatArray] = []
         self._invalid: list[BoolArray] = []
         self._reset: Reset | None = None
@@ -101,8 +102,8 @@ class StreamPath:
 
     def _joined(self) -> tuple[FloatArray, BoolArray]:
         """Return the samples that wait, (device samples, leads) in the device's order, and which are invalid."""
-        nothing = np.empty((0, self._device_leads))
-        return np.concatenate([nothing, *self._samples_mv]), np.concatenate([nothing.astype(bool), *self._invalid])
+        samples_mv = np.concatenate([self._no_samples, *self._samples_mv])
+        return samples_mv, np.concatenate([self._none_invalid, *self._invalid])
 
     def _cut_all(self) -> list[Hop]:
         samples_mv, invalid = self._joined()

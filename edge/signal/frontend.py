@@ -82,7 +82,9 @@ def process_records(spec: FrontendSpec, records_mv: FloatArray) -> Float32Array:
 
 def normalise(spec: FrontendSpec, filtered_mv: FloatArray) -> Float32Array:
     """Scale by the training folds' fixed statistics, (..., leads); never by the record's own."""
-    return ((filtered_mv - spec.mean_mv) / spec.std_mv).astype(np.float32)
+    scaled = filtered_mv - spec.mean_mv
+    scaled /= spec.std_mv
+    return scaled.astype(np.float32)
 
 
 def _as_float64(array: NDArray[np.generic] | None) -> FloatArray | None:

@@ -179,7 +179,7 @@ def _samples(wave: _BinaryWave | _JsonWave) -> Int16Array:
     data = wave.x if isinstance(wave.x, bytes) else _from_base64(wave.x)
     if len(data) % (2 * leads) != 0:
         raise PayloadError("lead-count", f"x has {len(data)} bytes, not a multiple of 2 x {leads} leads")
-    samples: Int16Array = np.frombuffer(data, dtype="<i2").astype(np.int16).reshape(leads, -1).T
+    samples: Int16Array = np.frombuffer(data, dtype="<i2").astype(np.int16, copy=False).reshape(leads, -1).T
     return samples
 
 

@@ -96,6 +96,10 @@ class Position:
     abandoned: int | None = None
     """Where the stream stood before a far jump, in case the jump was one bad index."""
 
+    def __post_init__(self) -> None:
+        self.all_valid = not self.invalid_run.any()
+        """Whether the newest sample of every lead was valid: asked for with every chunk."""
+
     @property
     def rate_hz(self) -> int:
         """Sampling rate of the device."""
@@ -239,15 +243,20 @@ class Assembler:
         known = position.expected - chunk.index
         self.counters.overlaps += known > 0
         self.counters.resets += reset is not None
-        samples_mv, invalid = to_millivolts(chunk)
-        for lead in range(len(chunk.leads)):
-            if chunk.flags.lead_off >> lead & 1:
-                invalid[:, lead] = True
+        samples_mv, invalid, any_invalid = to_millivolts(chunk)
+        if chunk.flags.lead_off:
+            any_invalid = True
+            for lead in range(len(chunk.leads)):
+                if chunk.flags.lead_off >> lead & 1:
+                    invalid[:, lead] = True
         samples_mv, invalid = samples_mv[known:], invalid[known:]
         if chunk.time_ns is not None:
             position.time_index, position.time_ns = chunk.index, chunk.time_ns
         start = position.expected
         position.expected = chunk.end
+        if not any_invalid and position.all_valid:
+            position.last_mv = samples_mv[-1].copy()
+            return [Run(start, samples_mv, invalid, reset)]
         return self._fill(start, samples_mv, invalid, reset)
 
     def _fill(
@@ -256,14 +265,12 @@ class Assembler:
         """Hold the last good value over invalid samples and cut where a lead comes back after a long absence."""
         position = self.position
         assert position is not None
-        if not invalid.any() and not position.invalid_run.any():
-            position.last_mv = samples_mv[-1].copy()
-            return [Run(start, samples_mv, invalid, reset)]
         filled, runs_before = hold_last_good(samples_mv, invalid, position.last_mv, position.invalid_run)
         limit = self.limits.gap_bridge_s * position.rate_hz
         recovered = np.any((runs_before > limit) & ~invalid, axis=1)  # (samples,)
         position.last_mv = filled[-1].copy()
         position.invalid_run = np.where(invalid[-1], runs_before[-1] + 1, 0)
+        position.all_valid = not invalid[-1].any()
         cuts = [0, *(int(at) for at in np.flatnonzero(recovered) if at > 0), len(filled)]
         runs = []
         for begin, end in itertools.pairwise(cuts):

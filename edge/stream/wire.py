@@ -142,19 +142,27 @@ def encode_json(chunk: Chunk, nested: bool = False) -> bytes:
     return msgspec.json.encode(_JsonWave(**_envelope(chunk), x=x))
 
 
-def to_millivolts(chunk: Chunk) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return (samples_mv, invalid), both (samples, leads); invalid samples are NaN in the first."""
+class Millivolts(NamedTuple):
+    """A chunk's samples, both arrays (samples, leads); invalid samples are NaN in the first."""
+
+    samples_mv: NDArray[np.float64]
+    invalid: NDArray[np.bool_]
+    any_invalid: bool
+
+
+def to_millivolts(chunk: Chunk) -> Millivolts:
+    """Return a chunk's samples in millivolts, and which of them the device says are invalid."""
     count, leads = shape = chunk.samples.shape
     units_per_mv = chunk.layout.units_per_mv
     library = kernel.library_for(leads)
     if library is not None:
         samples_mv, invalid = np.empty(shape), np.empty(shape, dtype=bool)
         lead_major = np.ascontiguousarray(chunk.samples.T)
-        library.millivolts(lead_major, samples_mv, invalid, leads, count, chunk.baseline, units_per_mv)
-        return samples_mv, invalid
+        any_invalid = library.millivolts(lead_major, samples_mv, invalid, leads, count, chunk.baseline, units_per_mv)
+        return Millivolts(samples_mv, invalid, any_invalid)
     invalid = chunk.samples == INVALID_SAMPLE
     samples_mv = np.where(invalid, np.nan, (chunk.samples.astype(np.float64) - chunk.baseline) / units_per_mv)
-    return samples_mv, invalid
+    return Millivolts(samples_mv, invalid, bool(invalid.any()))
 
 
 def _envelope(chunk: Chunk) -> dict[str, Any]:

@@ -60,11 +60,11 @@ def test_nested_lists_and_base64_mean_the_same():
 
 
 def test_millivolts_follow_gain_baseline_and_unit_and_mark_invalid_samples():
-    millivolts, invalid = wire.to_millivolts(wire.decode(json_with(gain=200.0, baseline=1)))
+    millivolts, invalid, _ = wire.to_millivolts(wire.decode(json_with(gain=200.0, baseline=1)))
     assert millivolts[0].tolist() == [0.0, 0.015]
     assert invalid.tolist() == [[False, False], [False, False], [False, True]]
     assert np.isnan(millivolts[2, 1])
-    microvolts, _ = wire.to_millivolts(wire.decode(json_with(unit="uV", gain=1.0)))
+    microvolts, *_ = wire.to_millivolts(wire.decode(json_with(unit="uV", gain=1.0)))
     assert microvolts[0].tolist() == [0.001, 0.004]
 
 

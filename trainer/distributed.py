@@ -146,6 +146,7 @@ def workers() -> Iterator[Workers]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Workers(device, dist.get_rank(), count)
+        dist.barrier()  # one that leaves while others still speak may die of it
     finally:
         dist.destroy_process_group()
 

@@ -16,6 +16,6 @@ def test_every_chunk_is_acknowledged_and_every_score_comes_back(tmp_path: Path, 
             report = load.run(seconds=2.0, settle_s=3.0)
     finally:
         daemon.kill()
-    assert report.sent == report.acknowledged == 24
-    assert report.scores == report.scores_due == 12
+    assert report.sent == report.acknowledged == 3 * 4 + 3 * 3
+    assert report.scores == report.scores_due == 3 * 2 + 3 * 1
     assert 0 < report.latency_ms["median"] <= report.latency_ms["max"]

@@ -33,7 +33,7 @@ def test_a_child_that_does_not_listen_is_killed():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_the_child_is_made_ends_the_child_too(monkeypatch, number):
-    made, before = [], signal.signal(signal.SIGTERM, signal.default_int_handler)
+    made, before = [], signal.signal(number, signal.default_int_handler)
 
     class Popen(subprocess.Popen):
         def __init__(self, *arguments, **options):
@@ -46,7 +46,7 @@ def test_a_signal_while_the_child_is_made_ends_the_child_too(monkeypatch, number
         with pytest.raises(KeyboardInterrupt), child.running_child(SLEEPER, 10.0):
             pytest.fail("the signal was lost")
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)
     assert made[0].returncode == -signal.SIGTERM
     assert not is_there(made[0].pid)
 

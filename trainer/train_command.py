@@ -122,7 +122,10 @@ def facts_of(args: argparse.Namespace) -> dict[str, Any]:
         "tune_folds": args.tune_folds,
         "limit": args.limit,
         "init": None if args.init is None else facts_of_start(args.init),
-        "soft_labels": {f"{path.resolve().parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in args.soft_labels},
+        "soft_labels": {
+            f"{path.resolve().parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in args.soft_labels
+        },
         **origin(),
     }
 

@@ -112,7 +112,10 @@ class StreamPath:
         while len(samples_mv) - begin >= (count := self._needed()):
             hops.append(self._hop(samples_mv[begin : begin + count], invalid[begin : begin + count]))
             begin += count
-        self._samples_mv, self._invalid, self._waiting = [samples_mv[begin:]], [invalid[begin:]], len(invalid) - begin
+        self._waiting = len(samples_mv) - begin
+        rest = bool(self._waiting)  # as copies: a view, even of nothing, would keep all samples of the hop in memory
+        self._samples_mv = [samples_mv[begin:].copy()] if rest else []
+        self._invalid = [invalid[begin:].copy()] if rest else []
         return hops
 
     def _hop(self, samples_mv: FloatArray, invalid: BoolArray) -> Hop:

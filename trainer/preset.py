@@ -121,6 +121,8 @@ class Preset(msgspec.Struct, frozen=True):
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    base: str = ""
+    """The preset this one is but for what it says itself."""
     about: str = ""
     claims: tuple[Claim, ...] = ()
     model: dict[str, Any] = {}
@@ -168,7 +170,7 @@ def load_preset(name_or_path: str) -> Preset:
             name_or_path, (f"no such preset; there are {', '.join(preset_names())}, or name a .toml file",)
         )
     try:
-        read = msgspec.convert(tomllib.loads(path.read_text()), _File)
+        read = msgspec.convert(_with_base(path), _File)
         kind = read.model.pop("kind", MAMBA)
         model = model_config(kind, read.model)
     except (msgspec.ValidationError, tomllib.TOMLDecodeError) as error:
@@ -181,6 +183,25 @@ def load_preset(name_or_path: str) -> Preset:
         task = msgspec.structs.replace(task, table=str(path.parent / task.table))
     about = " ".join(read.about.split())
     return Preset(path.stem, kind, model, read.signal, read.training, task, read.pretraining, about, read.claims)
+
+
+def _with_base(path: Path) -> dict[str, Any]:
+    """Return what a file says, its base's settings under its own; what the base is about and should reach is its own.
+
+    Raises ConfigError for a base that is none or has one itself: a recipe must be readable in two places at most.
+    """
+    read = tomllib.loads(path.read_text())
+    if "base" not in read:
+        return read
+    name = str(read["base"])
+    if name not in preset_names():
+        raise ConfigError(str(path), (f"base: there is no preset {name}; there are {', '.join(preset_names())}",))
+    under = tomllib.loads((PRESETS_DIR / f"{name}.toml").read_text())
+    if "base" in under:
+        raise ConfigError(str(path), (f"base: {name} has a base itself ({under['base']}); name that one",))
+    inherited = {key: table for key, table in under.items() if isinstance(table, dict)}
+    merged = {key: {**table, **read.get(key, {})} for key, table in inherited.items()}
+    return {**read, **merged}
 
 
 def _faults(kind: str, read: _File) -> Iterator[str]:

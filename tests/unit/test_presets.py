@@ -20,7 +20,7 @@ from trainer.data import prepared
 from trainer.kinds import describe_config, model_config
 from trainer.objective import loss_of, positive_weights
 from trainer.preset import TrainingPreset, load_preset, preset_names, same_recipe
-from trainer.targets import with_targets
+from trainer.targets import SoftLabels, with_targets
 from trainer.tasks import open_task
 from trainer.train import BEST_NAME, Trainer
 
@@ -28,7 +28,8 @@ SHIPPED = {
     "cardionet-xl": 4_135_717, "ecg-mamba-seed": 66_565, "hubert-ecg-base": 92_801_925,
     "hubert-ecg-large": 187_648_581, "hubert-ecg-small": 30_211_717, "inception1d": 507_653, "lstm": 903_685,
     "resnet18-1d": 2_256_965, "resnet1d-wang": 473_349, "s4-ecg": 2_186_245, "simple-cnn-1d": 46_757,
-    "simple-cnn-2d": 6_613, "ssl-encoder": 539_909, "streaming": 283_397, "tiny": 4_341, "xresnet1d101": 1_872_261,
+    "simple-cnn-2d": 6_613, "ssl-encoder": 539_909, "streaming": 264_965,
+    "streaming-distilled": 264_965, "tiny": 4_341, "xresnet1d101": 1_872_261,
 }  # fmt: skip
 SMALLER_MAMBA = {"d_model": 16, "n_layers": 1}
 CODES = ["NORM", "IMI", "NDT", "LAFB", "LVH"]
@@ -64,7 +65,7 @@ def test_every_preset_is_listed_with_its_size_task_and_kind(capsys):
     presets = listed(capsys)
     assert {name: preset["parameters"] for name, preset in presets.items()} == SHIPPED
     recurrent = {name for name, preset in presets.items() if preset["kind"] == "recurrent"}
-    assert recurrent == {"streaming", "tiny", "ecg-mamba-seed"}
+    assert recurrent == {"streaming", "streaming-distilled", "tiny", "ecg-mamba-seed"}
     assert presets["simple-cnn-1d"]["task"] == "scp-top-5 at 50 %"
     assert presets["cardionet-xl"]["task"] == "superclass"
 
@@ -76,8 +77,10 @@ def test_every_recipe_trains_with_a_small_model_and_what_it_keeps_comes_back(nam
     data = open_task(root, msgspec.structs.replace(preset.task, min_likelihood=0.0))
     rows, tune_rows = data.rows([1]), data.rows([9])
     signal, train, (tune,) = prepared(data, rows, [tune_rows], preset.signal)
+    sure = SoftLabels(data.ecg_ids[rows], train.labels.astype(np.float32), data.classes)
+    taught = [sure] if preset.training.soft_label_share > 0 else []
     trainer = Trainer(
-        preset, signal, with_targets(train, data, rows, preset.training, [], seed=0), tune, tmp_path, 0, {}
+        preset, signal, with_targets(train, data, rows, preset.training, taught, seed=0), tune, tmp_path, 0, {}
     )
     trainer.run()
     assert all(np.isfinite(epoch.loss) for epoch in trainer.history)
@@ -100,6 +103,8 @@ def test_every_preset_of_the_package_is_in_the_list_above():
         ("[task]\nlabels = 'diagnoses'\n", "diagnoses"),
         ("[task]\nmin_likelihood = 200\n", "min_likelihood"),
         ("[model]\nkind = 'resnet1d-wang'\nlayout = 'print'\n", "layout"),
+        ("base = 'nothing'\n", "no preset nothing"),
+        ("base = 'streaming-distilled'\n", "name that one"),
     ],
 )
 def test_what_a_preset_cannot_ask_for_is_refused_by_name(tmp_path, text, named):
@@ -107,6 +112,16 @@ def test_what_a_preset_cannot_ask_for_is_refused_by_name(tmp_path, text, named):
     path.write_text(text)
     with pytest.raises(ConfigError, match=named):
         load_preset(str(path))
+
+
+def test_a_preset_with_a_base_differs_in_what_it_says(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("base = 'tiny'\n[training]\nepochs = 77\n[model]\nd_model = 8\n")
+    mine, tiny = load_preset(str(path)), load_preset("tiny")
+    assert (mine.training.epochs, mine.model.d_model, mine.about, mine.claims) == (77, 8, "", ())
+    assert msgspec.structs.replace(mine.training, epochs=tiny.training.epochs) == tiny.training
+    assert describe_config(mine.model) | {"d_model": tiny.model.d_model} == describe_config(tiny.model)
+    assert (mine.signal, mine.kind) == (tiny.signal, tiny.kind)
 
 
 def test_a_description_without_newer_settings_is_the_preset_with_their_defaults():

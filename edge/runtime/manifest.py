@@ -199,7 +199,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             ),
             (self.kind == WINDOWED and self.vote_hops > 0, "a windowed bundle has no vote_hops"),
             (
-                self.kind == RECURRENT and self.model.get("vote_hops", self.vote_hops) != self.vote_hops,
+                self.kind == RECURRENT and self.model.get("vote_hops", 0) != self.vote_hops,
                 "vote_hops is not that of the model",
             ),
             (

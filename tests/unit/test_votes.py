@@ -144,6 +144,7 @@ def test_a_manifest_without_votes_is_of_one_vote_over_the_window(bundle, tmp_pat
         ({"vote_hops": 1, "model": {}}, "from 2 to the hops of a window"),
         ({"vote_hops": 11, "model": {}}, "from 2 to the hops of a window"),
         ({"vote_hops": 2}, "not that of the model"),
+        ({"vote_hops": 2, "model": {}}, "not that of the model"),
     ],
 )
 def test_a_manifest_with_votes_that_cannot_be_is_refused(changes, problem):

@@ -107,6 +107,7 @@ def _kind_of(checkpoint: Checkpoint) -> dict[str, Any]:
             "stride": config.stride,
             "window_s": config.window_samples / rate_hz,
             "hop_s": config.hop_samples / rate_hz,
+            "vote_hops": config.vote_hops,
             "state": state_tensors(config),
             "model": asdict(config),
         }

@@ -97,7 +97,7 @@ def precision_table(
     manifest = bundle.manifest
     if manifest.kind == WINDOWED:
         raise ExportError(f"{manifest.name} is a windowed bundle: its graph comes in float32 alone")
-    windows = cold_windows(signals, manifest.window_samples)
+    windows = cold_windows(signals, manifest)
     with one_thread():
         reference = Reference(streaming_model(bundle), manifest.hop_samples, windows, signals)
     rows: list[PrecisionRow] = []

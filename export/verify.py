@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edge.errors import BundleError, RuntimeUnavailableError
 from edge.runtime.base import Runtime
 from edge.runtime.bundle import Bundle
+from edge.runtime.manifest import Manifest
 from edge.runtime.select import RUNTIMES, open_runtime
 from trainer.checkpoint import model_from_bundle
 from trainer.model import EcgMamba
@@ -72,7 +73,7 @@ def verify(bundle: Bundle, signals: Float32Array, source: str) -> Parity:
     Raises BundleError when the weights do not fit the model of the manifest.
     """
     manifest = bundle.manifest
-    windows = cold_windows(signals, manifest.window_samples)
+    windows = cold_windows(signals, manifest)
     with one_thread():
         reference = Reference(streaming_model(bundle), manifest.hop_samples, windows, signals)
     return Parity(
@@ -87,9 +88,13 @@ def verify(bundle: Bundle, signals: Float32Array, source: str) -> Parity:
     )
 
 
-def cold_windows(signals: Float32Array, window_samples: int) -> Float32Array:
-    """Cut streams (streams, samples, leads) into windows (windows, window, leads), at most MAX_COLD_WINDOWS of them."""
-    windows = signals.reshape(-1, window_samples, signals.shape[2])
+def cold_windows(signals: Float32Array, manifest: Manifest) -> Float32Array:
+    """Cut streams (streams, samples, leads) into windows (windows, pooled, leads), at most MAX_COLD_WINDOWS of them.
+
+    Of each window as many hops as a logit is pooled over: in one pass and hop by hop they end at the same logits.
+    """
+    windows = signals.reshape(-1, manifest.window_samples, signals.shape[2])
+    windows = windows[:, : manifest.pooled_hops * manifest.hop_samples]
     return windows[:: -(-len(windows) // MAX_COLD_WINDOWS)]
 
 

@@ -30,6 +30,7 @@ CONFIGS = {
     "stem-longer-than-a-hop": ModelConfig(d_model=16, n_layers=3, d_state=4, stem_kernel=60, hop_samples=20),
     "mean-without-norms": ModelConfig(d_model=16, n_layers=4, d_state=8, d_conv=2, pooling="mean", final_norm=False),
     "max-without-residual": ModelConfig(d_model=24, n_layers=2, d_state=16, expand=1, residual=False, stride=2),
+    "votes-of-two-hops": ModelConfig(d_model=16, n_layers=2, d_state=4, vote_hops=2),
     "stem-of-three": ModelConfig(
         d_model=16, n_layers=1, d_state=4, stem_layers=((8, 7, 1), (12, 5, 2)), stem_kernel=5, pooling="mean+peaks"
     ),

@@ -18,9 +18,9 @@ from trainer.model import EcgMamba, ModelConfig
 from trainer.ptbxl import CLASSES
 
 
-def tiny_bundle(path: Path, seed: int = 0) -> Bundle:
+def tiny_bundle(path: Path, seed: int = 0, vote_hops: int = 0) -> Bundle:
     """Write a bundle of a model that says it was trained on folds 1 to 8."""
-    return write_bundle(tiny_checkpoint(seed=seed), path, "tiny", "0.1")
+    return write_bundle(tiny_checkpoint(seed=seed, vote_hops=vote_hops), path, "tiny", "0.1")
 
 
 def tiny_manifest(classes: Sequence[str] = CLASSES, **changes: object) -> Manifest:
@@ -29,10 +29,11 @@ def tiny_manifest(classes: Sequence[str] = CLASSES, **changes: object) -> Manife
     return msgspec.structs.replace(manifest_of(tiny_checkpoint(classes), "tiny", "0.1", hashes), **changes)
 
 
-def tiny_checkpoint(classes: Sequence[str] = CLASSES, seed: int = 0) -> Checkpoint:
+def tiny_checkpoint(classes: Sequence[str] = CLASSES, seed: int = 0, vote_hops: int = 0) -> Checkpoint:
     """Return a model of one block with random weights."""
     torch.manual_seed(seed)
-    model = EcgMamba(ModelConfig(d_model=8, n_layers=1, d_state=4, n_classes=len(classes))).eval()
+    config = ModelConfig(d_model=8, n_layers=1, d_state=4, n_classes=len(classes), vote_hops=vote_hops)
+    model = EcgMamba(config).eval()
     sos = [tuple(section) for section in design_bandpass(100).tolist()]
     signal = SignalSpec(100, DEFAULT_BAND_HZ, sos, mean_mv=[0.0] * 12, std_mv=[0.25] * 12)
     training = {"folds": [1, 2, 3, 4, 5, 6, 7, 8]}

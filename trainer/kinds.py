@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from trainer.model import EcgMamba, ModelConfig
 from trainer.networks.registry import NETWORKS, build_network, config_type
 from trainer.networks.windowed import Windowed
+from trainer.votes import logits_after
 
 MAMBA = "mamba"
 KINDS = (MAMBA, *NETWORKS)
@@ -65,11 +66,7 @@ def whole_logits(model: nn.Module, x: Tensor, crop_samples: int) -> Tensor:
     """
     if not isinstance(model, EcgMamba):
         return Windowed(model, crop_samples)(x)  # type: ignore[no-any-return]
-    config = model.config
-    whole_hops = x.shape[1] // config.hop_samples * config.hop_samples
-    window_frames = config.window_samples // config.stride
-    features, _ = model.encode(x[:, :whole_hops], model.initial_state(len(x)))
-    return model.classify(model.pool_window(features[:, -window_frames:]))
+    return logits_after(model, x, model.initial_state(len(x)))
 
 
 def describe_config(config: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Dimension letters in shape comments:
   B batch · T samples · L frames (T / stride) · M d_model · D d_inner = expand · d_model · N d_state · K d_conv
-  R dt_rank · P pool slots (hops of a window but one) · C classes
+  R dt_rank · P pool slots (hops that are pooled but one) · C classes
 
 The block's parameters carry the names and shapes of `mamba_ssm.Mamba`. Equations: Gu & Dao 2023, arXiv:2312.00752.
 """
@@ -54,10 +54,14 @@ class ModelConfig:
     dropout: float = 0.2
     hop_samples: int = 100
     window_samples: int = 1000
+    vote_hops: int = 0
+    """Hops that make a vote; a window's score is the mean of its votes (`trainer.votes`). 0: all hops make one."""
 
     def __post_init__(self) -> None:
         if self.stride % math.prod(stride for _, _, stride in self.stem_layers):
             raise ValueError(f"stride {self.stride} is no multiple of the strides of stem_layers")
+        if self.vote_hops and not 2 <= self.vote_hops <= self.window_hops:
+            raise ValueError(f"vote_hops is {self.vote_hops}; it must be 0, or from 2 to a window's {self.window_hops}")
 
     @property
     def d_inner(self) -> int:
@@ -85,9 +89,14 @@ class ModelConfig:
         return self.hop_samples // self.stride
 
     @property
+    def window_hops(self) -> int:
+        """Hops of a window."""
+        return self.window_samples // self.hop_samples
+
+    @property
     def pool_slots(self) -> int:
-        """Finished hops that a window holds besides the newest."""
-        return self.window_samples // self.hop_samples - 1
+        """Finished hops that are pooled besides the newest."""
+        return (self.vote_hops or self.window_hops) - 1
 
 
 class StemStage(NamedTuple):
@@ -181,7 +190,7 @@ class EcgMamba(nn.Module):
     """Stem, Mamba blocks, pooling over the sliding window, linear head.
 
     `forward(x, state)` takes the next T samples of a stream and returns the logits of the window that ends with them,
-    and the state after them. With no state the stream is at its start: the trainer's pass on a whole record.
+    or with `vote_hops` the vote of the hops that do, and the state after. With no state the stream is at its start.
     """
 
     def __init__(self, config: ModelConfig) -> None:

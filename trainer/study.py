@@ -43,6 +43,7 @@ from trainer.ptbxl import RATE_HZ, PtbXl
 from trainer.targets import SoftLabels, with_targets
 from trainer.train import BEST_NAME, Trainer, macro_auc
 from trainer.transfer import facts_of_start
+from trainer.votes import logits_after
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -202,7 +203,7 @@ def _warm_batch(model: EcgMamba, before: list[NDArray[np.float32]], signals: NDA
     state = model.initial_state(len(signals))
     for other in before:
         state |= model.encode(torch.from_numpy(other), state)[1]
-    logits: NDArray[np.float32] = model(torch.from_numpy(signals), state)[0].numpy()
+    logits: NDArray[np.float32] = logits_after(model, torch.from_numpy(signals), state).numpy()
     return logits
 
 

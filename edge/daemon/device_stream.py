@@ -15,10 +15,14 @@ from edge.daemon.stream_alerts import StreamAlerts
 from edge.errors import LeadsError, PayloadError, SignalError, StorageError
 from edge.monitor.engine import ModelStream
 from edge.monitor.path import Hop, StreamPath
+from edge.monitor.votes import Votes
 from edge.runtime.base import Runtime, State
 from edge.runtime.manifest import Manifest
 from edge.stream.assembler import Assembler, AssemblerLimits, Position, Reset, Run
 from edge.stream.wire import Chunk, Layout, decode, encode_msgpack
+
+VOTES = "votes"
+"""What the votes are called in a snapshot."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class RestoredModel:
 
     state: State
     hops_seen: int
+    votes: Votes | None
 
 
 @dataclass(eq=False)
@@ -100,7 +105,7 @@ class DeviceStream:
             self.model = ModelStream(runtime.open_slot())
             if self._restored is not None:
                 runtime.load_slot(self.model.slot, self._restored.state)
-                self.model.hops_seen = self._restored.hops_seen
+                self.model.hops_seen, self.model.votes = self._restored.hops_seen, self._restored.votes
                 self._restored = None
         return self.model
 
@@ -167,6 +172,8 @@ class DeviceStream:
         if self._restored is not None:  # not scored since it was restored, so its state is not in the runtime yet
             arrays |= {f"{MODEL_PREFIX}{name}": array for name, array in self._restored.state.items()}
         counted = self.model or self._restored
+        if counted is not None and counted.votes is not None:
+            arrays[VOTES] = counted.votes
         return Snapshot(
             device=self.device,
             model_hash=model_hash,
@@ -186,7 +193,7 @@ class DeviceStream:
         """Go on where a snapshot stands; raises StorageError, with nothing changed, when it does not fit this model."""
         arrays = unpack(snapshot.arrays)
         try:
-            model_state = self._model_state(_with_prefix(arrays, MODEL_PREFIX))
+            restored = self._restored_model(arrays, snapshot.hops_seen)
             held = [decode(payload) for payload in snapshot.held]
             path = StreamPath(self.manifest, snapshot.layout.rate_hz, snapshot.layout.leads)
             path.load(_with_prefix(arrays, "path."))
@@ -203,19 +210,32 @@ class DeviceStream:
         self.alerts.from_state(snapshot.alerts)
         self.alerts.expect(snapshot.layout.full_scale_mv)
         self._path, self.assembler.position = path, position
-        self._restored = RestoredModel(model_state, snapshot.hops_seen) if model_state else None
+        self._restored = restored
         self.assembler.past_sessions.extend(snapshot.past_sessions)
         for chunk in held:
             self._take(self.assembler.push(chunk, now_s), now_s)
 
-    def _model_state(self, arrays: Arrays) -> State:
-        """Return a saved model state, empty before the first hop; raises ValueError when it is not of this model."""
-        if not arrays:
-            return {}
+    def _restored_model(self, arrays: Arrays, hops_seen: int) -> RestoredModel | None:
+        """Return a saved model, None before the first hop; raises ValueError when it is not of this bundle's.
+
+        Without the votes that its score is the mean of, it has a window to warm up for before it can be relied on.
+        """
+        tensors = _with_prefix(arrays, MODEL_PREFIX)
+        if not tensors:
+            return None
         shapes = {tensor.name: tuple(tensor.shape) for tensor in self.manifest.state}
-        if {name: array.shape for name, array in arrays.items()} != shapes:
+        if {name: array.shape for name, array in tensors.items()} != shapes:
             raise ValueError("the model's state has other tensors")
-        return {name: array.astype(np.float32) for name, array in arrays.items()}
+        state = {name: array.astype(np.float32) for name, array in tensors.items()}
+        if self.manifest.votes == 1:
+            return RestoredModel(state, hops_seen, None)
+        if VOTES not in arrays:
+            return RestoredModel(state, 0, None)
+        votes = arrays[VOTES].astype(np.float32)
+        expected = min(hops_seen, self.manifest.votes), len(self.manifest.classes)
+        if votes.shape != expected or not np.isfinite(votes).all():
+            raise ValueError(f"the votes have the shape {votes.shape} instead of {expected}, or are no numbers")
+        return RestoredModel(state, hops_seen, votes)
 
 
 def _with_prefix(arrays: Arrays, prefix: str) -> dict[str, NDArray[np.generic]]:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.monitor.path import Hop
-from edge.runtime.base import Runtime, calibrated
+from edge.monitor.votes import Votes, mean_logits, with_vote
+from edge.runtime.base import Float32Array, Runtime, calibrated
 from edge.runtime.manifest import Manifest
 from edge.runtime.state_monitor import StateCheck, check_state
 
@@ -42,6 +43,8 @@ class ModelStream:
     """The last look at the state since the last start. Any thread may read it."""
     strikes: int = 0
     """Hops in a row with the state out of range; while there are any, every hop is looked at."""
+    votes: Votes | None = None
+    """Of the last hops since the start, as many as a window's score is the mean of; None where a score is one vote."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ def score_hops(runtime: Runtime, streams: Sequence[ModelStream], hops: Sequence[
             _restart(runtime, stream)
         stream.hops_seen += 1
     manifest = runtime.bundle.manifest
-    logits = runtime.step([stream.slot for stream in streams], np.stack([hop.frames for hop in hops]))
+    said = runtime.step([stream.slot for stream in streams], np.stack([hop.frames for hop in hops]))
+    logits = said if manifest.votes == 1 else _mean_of_votes(manifest, streams, said)
     probabilities = calibrated(manifest.calibration, logits)
     scores = []
     for row, (stream, hop) in enumerate(zip(streams, hops, strict=True)):
@@ -84,6 +88,22 @@ def score_hops(runtime: Runtime, streams: Sequence[ModelStream], hops: Sequence[
         if fault is not None:
             _restart(runtime, stream)
     return scores
+
+
+def _mean_of_votes(manifest: Manifest, streams: Sequence[ModelStream], said: Float32Array) -> Float32Array:
+    """Take the votes (streams, classes) of a hop; return the logits of the windows that end with it.
+
+    What is not finite is no vote and stays what it is, for its stream to be restarted.
+    """
+    logits: Float32Array = said.copy()
+    votes: list[Votes] = []
+    finite = np.flatnonzero(np.isfinite(said).all(axis=1))
+    for row in finite.tolist():
+        votes.append(with_vote(streams[row].votes, said[row], manifest.votes))
+        streams[row].votes = votes[-1]
+    if votes:
+        logits[finite] = mean_logits(votes)
+    return logits
 
 
 def _look_at_state(runtime: Runtime, stream: ModelStream) -> StateCheck | None:
@@ -112,4 +132,4 @@ def _fault(finite: bool, state: StateCheck | None, strikes: int) -> Fault | None
 
 def _restart(runtime: Runtime, stream: ModelStream) -> None:
     runtime.reset_slot(stream.slot)
-    stream.hops_seen, stream.state, stream.strikes = 0, None, 0
+    stream.hops_seen, stream.state, stream.strikes, stream.votes = 0, None, 0, None

@@ -117,6 +117,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     stride: Annotated[int, msgspec.Meta(ge=1, le=64)]
     window_s: Annotated[float, msgspec.Meta(gt=0.0, le=600.0)]
     hop_s: Annotated[float, msgspec.Meta(gt=0.0, le=60.0)]
+    vote_hops: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Hops that a logit is pooled over where that is not the window: a vote. The window's score is its votes' mean."""
     state: list[StateTensor]
     state_monitor: StateMonitor | None = None
     calibration: Calibration
@@ -140,6 +142,16 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def window_hops(self) -> int:
         """Hops a window holds: a stream is warming until it has seen as many."""
         return self.window_samples // self.hop_samples
+
+    @property
+    def pooled_hops(self) -> int:
+        """Hops that the logits of a step are pooled over."""
+        return self.vote_hops or self.window_hops
+
+    @property
+    def votes(self) -> int:
+        """Votes that a window's score is the mean of: those of all its runs of `pooled_hops`."""
+        return self.window_hops - self.pooled_hops + 1
 
     @property
     def model_hash(self) -> str:
@@ -180,6 +192,15 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             (
                 self.hop_samples > 0 and self.window_samples % self.hop_samples != 0,
                 "window_s must be whole hops",
+            ),
+            (
+                self.hop_samples > 0 and self.vote_hops > 0 and not 2 <= self.vote_hops <= self.window_hops,
+                "vote_hops must be 0, or from 2 to the hops of a window",
+            ),
+            (self.kind == WINDOWED and self.vote_hops > 0, "a windowed bundle has no vote_hops"),
+            (
+                self.kind == RECURRENT and self.model.get("vote_hops", 0) != self.vote_hops,
+                "vote_hops is not that of the model",
             ),
             (
                 self.kind == WINDOWED and self.state != [window_tensor(self.window_samples, leads)],

@@ -43,6 +43,7 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dropout: float
     hop_samples: Count
     window_samples: Count
+    vote_hops: Annotated[int, msgspec.Meta(ge=0)] = 0
     stem_layers: Annotated[list[list[int]], msgspec.Meta(max_length=0)] = []
     """Convolutions before the stem's last: the kernel knows none."""
 
@@ -58,8 +59,8 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def pool_slots(self) -> int:
-        """Finished hops that a window holds besides the newest."""
-        return self.window_samples // self.hop_samples - 1
+        """Finished hops that are pooled besides the newest."""
+        return (self.vote_hops or self.window_samples // self.hop_samples) - 1
 
     @property
     def pooled(self) -> int:

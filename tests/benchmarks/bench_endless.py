@@ -134,6 +134,8 @@ class Session:
             arrays |= {f"path{k}.{name}": array for name, array in stream.save().items()}
             arrays |= {f"model{k}.{name}": array for name, array in self.runtime.save_slot(model.slot).items()}
             arrays[f"hops{k}"] = np.array(model.hops_seen)
+            if model.votes is not None:
+                arrays[f"votes{k}"] = model.votes
         partial = path.with_name(f"{path.name}.partial.npz")
         np.savez(partial, allow_pickle=False, **arrays)
         partial.replace(path)
@@ -147,7 +149,7 @@ class Session:
         for k, (stream, model) in enumerate(zip(self.paths, self.models, strict=True)):
             stream.load(_with_prefix(arrays, f"path{k}."))
             self.runtime.load_slot(model.slot, _with_prefix(arrays, f"model{k}."))
-            model.hops_seen = int(arrays[f"hops{k}"])
+            model.hops_seen, model.votes = int(arrays[f"hops{k}"]), arrays.get(f"votes{k}")
 
 
 def by_decade(manifest: Manifest, session: Session, labels: NDArray[np.float32]) -> list[dict[str, object]]:

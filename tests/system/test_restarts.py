@@ -12,10 +12,13 @@ import pytest
 
 from edge.alerts.events import AlertEvent, State
 from edge.daemon.snapshots import Snapshot
+from edge.runtime.bundle import load_bundle
+from edge.runtime.select import open_runtime
 from tests.daemon import Daemon, until
 from tests.ecg import chunks_of, patient
 from tests.reference import assert_same_scores
 from tests.system.conftest import OpenSite
+from tests.tiny_bundle import tiny_bundle
 from tests.ward import Ward
 
 CODES = {"mi", "sttc", "cd", "hyp"}
@@ -137,8 +140,12 @@ def test_a_daemon_told_to_stop_mid_stream_loses_nothing(open_site: OpenSite) -> 
     assert_same_scores(site.ward.await_scores("bed", 24), samples, 500)
 
 
-def test_a_daemon_stopped_again_and_again_scores_as_if_it_never_was(open_site: OpenSite) -> None:
-    site = open_site()
+@pytest.mark.parametrize("vote_hops", [None, 2])
+def test_a_daemon_stopped_again_and_again_scores_as_if_it_never_was(
+    open_site: OpenSite, tmp_path: Path, vote_hops: int | None
+) -> None:
+    bundle = load_bundle() if vote_hops is None else tiny_bundle(tmp_path / "votes", vote_hops=vote_hops)
+    site = open_site(model={"bundle": str(bundle.path)})
     samples = patient(30, seed=8)
     chunks = chunks_of(samples, sizes=(37, 64))
     for part in range(3):
@@ -146,7 +153,7 @@ def test_a_daemon_stopped_again_and_again_scores_as_if_it_never_was(open_site: O
         if part < 2:
             assert site.daemon.stop() == 0
             site.daemon.start()
-    assert_same_scores(site.ward.await_scores("bed", 30), samples)
+    assert_same_scores(site.ward.await_scores("bed", 30), samples, runtime=open_runtime(bundle))
 
 
 def test_a_stream_younger_than_a_hop_is_remembered_too(open_site: OpenSite) -> None:

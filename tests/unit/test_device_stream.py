@@ -21,36 +21,43 @@ from edge.daemon.stream_alerts import StreamAlerts
 from edge.errors import LeadsError, StorageError
 from edge.monitor.engine import score_hops
 from edge.runtime.bundle import load_bundle
+from edge.runtime.select import open_runtime
 from edge.stream.assembler import AssemblerLimits, Reset
 from tests.ecg import chunks_of, patient
 from tests.reference import offline_scores, shipped_runtime
+from tests.tiny_bundle import tiny_bundle
 
 MANIFEST = load_bundle().manifest
 MODEL = Model("m", MANIFEST.model_hash, "r")
 SAMPLES = patient(14, seed=20)
 
 
-def make_stream(device="bed", backlog_hops=100, **limits):
-    policy = alert_policy(AlertsConfig(), MANIFEST)
-    alerts = StreamAlerts(device, "node", MODEL, policy, MANIFEST)
-    return DeviceStream(device, MANIFEST, AssemblerLimits(**limits), backlog_hops, alerts, last_arrival_s=0.0)
+@pytest.fixture(scope="module")
+def voting(tmp_path_factory):
+    return open_runtime(tiny_bundle(tmp_path_factory.mktemp("bundles") / "votes", vote_hops=2))
 
 
-def score_waiting(stream):
+def make_stream(device="bed", backlog_hops=100, manifest=MANIFEST, **limits):
+    policy = alert_policy(AlertsConfig(), manifest)
+    alerts = StreamAlerts(device, "node", MODEL, policy, manifest)
+    return DeviceStream(device, manifest, AssemblerLimits(**limits), backlog_hops, alerts, last_arrival_s=0.0)
+
+
+def score_waiting(stream, runtime=None):
     """Do what the pipeline does; return logits (hops, classes)."""
-    runtime, logits = shipped_runtime(), []
+    runtime, logits = runtime or shipped_runtime(), []
     while stream.waiting:
         hop = stream.waiting.popleft().hop
         logits.append(score_hops(runtime, [stream.join_model(runtime)], [hop])[0].logits)
     return logits
 
 
-def saved(stream):
+def saved(stream, runtime=None):
     """Do what the keeper does; return the snapshot as it comes from the disk."""
     snapshot = stream.snapshot(MANIFEST.model_hash, now_ns=5)
     assert snapshot is not None
     if stream.model is not None:
-        snapshot = snapshot.with_model(shipped_runtime().save_slot(stream.model.slot))
+        snapshot = snapshot.with_model((runtime or shipped_runtime()).save_slot(stream.model.slot))
     return msgspec.msgpack.decode(msgspec.msgpack.encode(snapshot), type=Snapshot)
 
 
@@ -77,6 +84,43 @@ def test_a_stream_restored_anywhere_scores_on_bit_for_bit(rate_hz, data):
     assert np.array_equal(logits, [score.logits for score in offline_scores(samples, rate_hz)])
     assert stream.model is not None
     assert stream.model.hops_seen == 12
+
+
+@given(data=st.data())
+@settings(max_examples=8, deadline=None)
+def test_a_stream_with_votes_restored_anywhere_scores_on_bit_for_bit(voting, data):
+    chunks = chunks_of(SAMPLES, 100, data.draw(st.integers(30, 200)))
+    stops = data.draw(st.sets(st.integers(1, len(chunks) - 1), max_size=3))
+    stream, logits = make_stream(manifest=voting.bundle.manifest), []
+    for number, chunk in enumerate(chunks):
+        for _ in range(2 if number in stops else 0):  # the second time before it has scored again
+            successor = make_stream(manifest=voting.bundle.manifest)
+            successor.restore(saved(stream, voting), now_s=0.0)
+            stream = successor
+        stream.receive(chunk, 0.0)
+        logits += score_waiting(stream, voting)
+    assert np.array_equal(logits, [score.logits for score in offline_scores(SAMPLES, 100, voting)])
+
+
+def test_a_snapshot_from_before_votes_warms_up_for_a_window_and_strange_votes_are_refused(voting):
+    manifest = voting.bundle.manifest
+    stream = make_stream(manifest=manifest)
+    feed(stream, chunks_of(SAMPLES))
+    score_waiting(stream, voting)
+    good = saved(stream, voting)
+    older = {name: array for name, array in good.arrays.items() if name != "votes"}
+    successor = make_stream(manifest=manifest)
+    successor.restore(msgspec.structs.replace(good, arrays=older), now_s=0.0)
+    restored = successor.join_model(voting)
+    assert (restored.hops_seen, restored.votes) == (0, None)
+    before, after = voting.save_slot(stream.model.slot), voting.save_slot(restored.slot)
+    assert all(np.array_equal(after[name], before[name]) for name in before)
+    votes = unpack(good.arrays)["votes"]
+    assert votes.shape == (9, 5)
+    for strange in (votes[:-1], votes[:, :4], np.full_like(votes, np.nan)):
+        arrays = {**good.arrays, **pack({"votes": np.ascontiguousarray(strange)})}
+        with pytest.raises(StorageError, match="votes"):
+            make_stream(manifest=manifest).restore(msgspec.structs.replace(good, arrays=arrays), now_s=0.0)
 
 
 def test_chunks_that_wait_for_a_missing_one_are_in_the_snapshot():

@@ -87,6 +87,11 @@ def test_the_last_hop_of_a_stream_scores_as_the_whole_record_does(root, pristine
     assert_modes_agree(pristine_bundle, data, data.rows([8, 9]))
 
 
+def test_with_votes_too_the_last_hop_scores_as_the_whole_record_does(root, tmp_path):
+    data = open_ptbxl(root)
+    assert_modes_agree(tiny_bundle(tmp_path / "votes", vote_hops=2), data, data.rows([8, 9]))
+
+
 def test_the_last_hop_of_a_stream_scores_as_the_whole_record_does_on_real_ecg(ptbxl_root, pristine_bundle, tmp_path):
     data = open_ptbxl(part_of(ptbxl_root, tmp_path / "part"))
     assert_modes_agree(pristine_bundle, data, data.rows(range(1, 11)))

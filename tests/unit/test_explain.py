@@ -27,13 +27,17 @@ from trainer.model import EcgMamba, ModelConfig
 from trainer.networks.registry import NETWORKS
 from trainer.ptbxl import CLASSES
 
-SUBJECTS = ["mamba", "resnet1d-wang", "mamba checkpoint", "lstm checkpoint"]
+SUBJECTS = ["mamba", "mamba with votes", "resnet1d-wang", "mamba checkpoint", "lstm checkpoint"]
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
     folder = tmp_path_factory.mktemp("explained")
-    return {"mamba": tiny_bundle(folder / "tiny"), "resnet1d-wang": windowed_bundle(folder / "resnet")}
+    return {
+        "mamba": tiny_bundle(folder / "tiny"),
+        "mamba with votes": tiny_bundle(folder / "votes", vote_hops=2),
+        "resnet1d-wang": windowed_bundle(folder / "resnet"),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +63,7 @@ def recording(seconds, rate_hz=100, seed=0):
 
 @pytest.mark.parametrize("rate_hz", [100, 256, 500])
 @pytest.mark.parametrize("seconds", [6, 10, 23])
-@pytest.mark.parametrize("kind", ["mamba", "resnet1d-wang"])
+@pytest.mark.parametrize("kind", ["mamba", "mamba with votes", "resnet1d-wang"])
 def test_what_is_explained_is_the_score_of_the_device(bundles, kind, seconds, rate_hz):
     heard = recording(seconds, rate_hz)
     (hops,) = score_recordings(open_runtime(bundles[kind], "auto"), [heard.samples_mv], rate_hz)
@@ -71,10 +75,11 @@ def test_what_is_explained_is_the_score_of_the_device(bundles, kind, seconds, ra
     assert window.seconds == min(seconds, 10)
 
 
-def test_any_hop_of_a_long_recording_can_be_explained_with_the_state_it_had(bundles):
+@pytest.mark.parametrize("kind", ["mamba", "mamba with votes"])
+def test_any_hop_of_a_long_recording_can_be_explained_with_the_state_it_had(bundles, kind):
     heard = recording(31, 250)
-    (hops,) = score_recordings(open_runtime(bundles["mamba"], "auto"), [heard.samples_mv], 250)
-    subject = subject_of_bundle(bundles["mamba"])
+    (hops,) = score_recordings(open_runtime(bundles[kind], "auto"), [heard.samples_mv], 250)
+    subject = subject_of_bundle(bundles[kind])
 
     for hop in hops:
         np.testing.assert_allclose(window_at(subject, heard, hop.last_index).logits(), hop.logits, atol=2e-5)

@@ -59,14 +59,15 @@ def test_the_graph_equals_pytorch_in_logits_and_states_whatever_the_length_of_th
 
 
 @pytest.mark.parametrize("config", WITHOUT_PEAKS.values(), ids=WITHOUT_PEAKS)
-def test_a_window_in_one_pass_and_hop_by_hop_end_at_the_same_logits(config: ModelConfig) -> None:
+def test_what_is_pooled_in_one_pass_and_hop_by_hop_ends_at_the_same_logits(config: ModelConfig) -> None:
     model = random_model(config)
     session = session_of(recurrent_graph(model))
-    x = np.random.default_rng(1).standard_normal((2, config.window_samples, config.n_leads), dtype=np.float32)
+    hops = config.pool_slots + 1
+    x = np.random.default_rng(1).standard_normal((2, hops * config.hop_samples, config.n_leads), dtype=np.float32)
     start = {name: tensor.numpy() for name, tensor in model.initial_state(2).items()}
     whole = session.run(["logits"], {"x": x, **start})[0]
     state = start
-    for hop in np.split(x, config.window_samples // config.hop_samples, axis=1):
+    for hop in np.split(x, hops, axis=1):
         logits, *states = session.run(None, {"x": hop, **state})
         state = dict(zip(state, states, strict=True))
     np.testing.assert_allclose(logits, whole, rtol=0, atol=TOLERANCE)
@@ -162,7 +163,7 @@ def test_an_export_that_fails_leaves_the_bundle_that_was_there(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-@pytest.mark.parametrize("name", ["streaming", "seed"])
+@pytest.mark.parametrize("name", ["streaming", "seed", "votes-of-two-hops"])
 def test_runtimes_agree_on_real_ecg(name: str, tmp_path: Path, ptbxl_root: Path) -> None:
     bundle = random_bundle(tmp_path / "bundle", CONFIGS[name])
     headers = sorted((ptbxl_root / "records100").glob("*/*_lr.hea"))[:8]

@@ -41,9 +41,9 @@ def data(tmp_path_factory):
     return open_ptbxl(write_ptbxl(folder / "ptb-xl", rows_of(CODES * 6, [9])), folder / "cache")
 
 
-@pytest.fixture(scope="module")
-def runtime(tmp_path_factory):
-    return open_runtime(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"))
+@pytest.fixture(scope="module", params=[0, 2], ids=["one-vote", "votes-of-two-hops"])
+def runtime(request, tmp_path_factory):
+    return open_runtime(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny", vote_hops=request.param))
 
 
 def drifting_records(count=4, seed=0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import msgspec
@@ -274,6 +275,19 @@ def test_a_killed_run_goes_on_to_the_very_weights_of_an_uninterrupted_one(traine
         assert torch.equal(tensor, cut.evaluated_model().state_dict()[name]), name
     weights = [(tmp_path / run / BEST_NAME / "model.safetensors").read_bytes() for run in ("whole", "cut")]
     assert weights[0] == weights[1]
+
+
+def test_votes_change_what_records_score_and_nothing_of_the_training(trainer_in, tmp_path):
+    preset = with_training(TINY, epochs=2, gain_jitter=0.1, carried_share=0.5)
+    voting = msgspec.structs.replace(preset, model=dataclasses.replace(preset.model, vote_hops=2))
+    runs = [trainer_in(tmp_path / "plain", preset), trainer_in(tmp_path / "votes", voting)]
+    for run in runs:
+        run.run()
+    plain, votes = runs
+    assert [epoch.loss for epoch in plain.history] == [epoch.loss for epoch in votes.history]
+    for name, tensor in plain.model.state_dict().items():
+        assert torch.equal(tensor, votes.model.state_dict()[name]), name
+    assert not np.allclose(plain.kept_logits(plain.tune.signals), votes.kept_logits(votes.tune.signals), atol=1e-4)
 
 
 def test_a_run_killed_before_its_first_epoch_ended_starts_over(trainer_in, tmp_path):

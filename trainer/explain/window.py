@@ -16,6 +16,7 @@ from edge.signal.leads import LeadMap
 from edge.stream.assembler import hold_last_good
 from trainer.explain.subject import Subject
 from trainer.model import EcgMamba, State
+from trainer.votes import logits_after
 
 FloatArray = NDArray[np.float64]
 
@@ -55,8 +56,7 @@ class SeenWindow:
         state = {name: carried.expand(len(x), *carried.shape[1:]) for name, carried in self.state.items()}
         model = self.subject.model
         if isinstance(model, EcgMamba):  # all hops of the window at once, as they end up one by one
-            features, _ = model.encode(x, state)
-            return model.classify(model.pool_window(features))
+            return logits_after(model, x, state)
         return model(x, state)[0]  # type: ignore[no-any-return]
 
     @torch.inference_mode()

@@ -216,7 +216,8 @@ def plan_of(preset: Preset, method: str | None = None) -> tuple[str, Plan]:
 def identity_of(preset: Preset, method: str, plan: Plan) -> str:
     """Return everything that decides what comes out, but for records and seed; what is said of labels does not."""
     described = preset.describe()
-    model = [described[part] for part in ("kind", "model", "signal")]
+    shape = {name: value for name, value in described["model"].items() if name != "vote_hops"}  # how it is asked later
+    model = [described["kind"], shape, described["signal"]]
     recipe = msgspec.to_builtins(recipe_of(preset, plan))
     return json.dumps([model, recipe, method, msgspec.to_builtins(plan)], sort_keys=True)
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from edge.errors import BundleError
 from edge.monitor.engine import ModelStream, score_hops
 from edge.monitor.path import Hop, StreamPath
+from edge.monitor.votes import Votes
 from edge.runtime.base import Runtime
 from edge.runtime.bundle import Bundle
 from edge.runtime.manifest import Manifest
@@ -112,14 +113,14 @@ class OpenStreams:
         for slot in self._slots:
             self._runtime.close_slot(slot)
 
-    def model(self, hops_seen: int = 0) -> ModelStream:
+    def model(self, hops_seen: int = 0, votes: Votes | None = None) -> ModelStream:
         """Open a place in the runtime."""
         self._slots.append(self._runtime.open_slot())
-        return ModelStream(self._slots[-1], hops_seen)
+        return ModelStream(self._slots[-1], hops_seen, votes=votes)
 
-    def add(self, tape: Tape, hops_seen: int = 0) -> Stream:
+    def add(self, tape: Tape, hops_seen: int = 0, votes: Votes | None = None) -> Stream:
         """Open a stream that plays this tape."""
-        return Stream(tape, self.model(hops_seen))
+        return Stream(tape, self.model(hops_seen, votes))
 
 
 class Said(NamedTuple):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.monitor.votes import Votes
 from edge.runtime.base import Runtime, State
 from trainer.data import records_mv
 from trainer.ptbxl import PtbXl
@@ -32,6 +33,7 @@ class Past:
     tapes: list[Tape]
     states: list[State]
     hops_seen: list[int]
+    votes: list[Votes | None]
 
 
 def random_playlists(rows: Rows, streams: int, minutes: float, seed: int) -> list[Rows]:
@@ -64,6 +66,7 @@ def pasts(
                     tapes=[stream.tape.fork() for stream in streams],
                     states=[runtime.save_slot(stream.model.slot) for stream in streams],
                     hops_seen=[stream.model.hops_seen for stream in streams],
+                    votes=[stream.model.votes for stream in streams],
                 )
 
 
@@ -75,7 +78,7 @@ def score_after(
     for start in range(0, len(rows), BATCH_STREAMS):
         block, after = rows[start : start + BATCH_STREAMS], chosen[start : start + BATCH_STREAMS].tolist()
         with OpenStreams(runtime) as opened:
-            streams = [opened.add(past.tapes[k].fork(), past.hops_seen[k]) for k in after]
+            streams = [opened.add(past.tapes[k].fork(), past.hops_seen[k], past.votes[k]) for k in after]
             for stream, k in zip(streams, after, strict=True):
                 runtime.load_slot(stream.model.slot, past.states[k])
             parts.append(play_turn(runtime, streams, records_mv(data, block)))

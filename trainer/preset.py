@@ -190,13 +190,13 @@ def _with_base(path: Path) -> dict[str, Any]:
 
     Raises ConfigError for a base that is none or has one itself: a recipe must be readable in two places at most.
     """
-    read = tomllib.loads(path.read_text())
+    read: dict[str, Any] = tomllib.loads(path.read_text())
     if "base" not in read:
         return read
     name = str(read["base"])
     if name not in preset_names():
         raise ConfigError(str(path), (f"base: there is no preset {name}; there are {', '.join(preset_names())}",))
-    under = tomllib.loads((PRESETS_DIR / f"{name}.toml").read_text())
+    under: dict[str, Any] = tomllib.loads((PRESETS_DIR / f"{name}.toml").read_text())
     if "base" in under:
         raise ConfigError(str(path), (f"base: {name} has a base itself ({under['base']}); name that one",))
     inherited = {key: table for key, table in under.items() if isinstance(table, dict)}

@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= $(PTBXL_ROOT)
 RUN ?= runs/streaming
+TEACHER ?= runs/resnet1d-wang
 BUNDLE ?= runs/bundle
 NSTDB ?= $(NSTDB_ROOT)
 REPORTS ?= runs/reports
@@ -44,7 +45,9 @@ bench: setup ## measure this machine: runtimes, limit, what else one would do, t
 
 train: setup ## rebuild the shipped bundle: make train DATA=path/to/ptb-xl (resumes when interrupted)
 	@test -n "$(DATA)" || { echo "say where PTB-XL is: make train DATA=path/to/ptb-xl"; exit 2; }
-	$(BIN)/ecg-trainer train --data "$(DATA)" --preset streaming --out "$(RUN)"
+	$(BIN)/ecg-trainer cross-validate --data "$(DATA)" --preset resnet1d-wang --out "$(TEACHER)"
+	$(BIN)/ecg-trainer train --data "$(DATA)" --preset streaming-distilled --out "$(RUN)" \
+		--soft-labels "$(TEACHER)/soft_labels.safetensors"
 	$(BIN)/ecg-export bundle "$(RUN)/best" --out "$(BUNDLE)"
 	$(BIN)/ecg-trainer monitor-state --data "$(DATA)" --bundle "$(BUNDLE)"
 	$(BIN)/ecg-trainer tune --data "$(DATA)" --bundle "$(BUNDLE)"

@@ -28,6 +28,7 @@ from edge.bench.tries import why_not_held
 from edge.cli import main
 from edge.runtime.bundle import load_bundle
 from edge.runtime.select import open_runtime
+from tests.tiny_bundle import tiny_bundle
 
 TINY = RuntimeEffort(
     seconds=0.0, batches=(1, 2), lengths=(50,), rival_batches=(1,), every_width=True, starts=1, streams=64
@@ -163,8 +164,8 @@ def test_what_is_compared_takes_turns_and_the_least_counts() -> None:
     assert order == (["a"] * 5 + ["b"] * 5) * 2
 
 
-def test_the_window_at_once_has_the_score_of_the_stream() -> None:
-    bundle = load_bundle()
+def test_the_window_at_once_has_the_score_of_the_stream(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "without-votes")
     manifest, runtime = bundle.manifest, open_runtime(bundle, "onnxruntime")
     logits, _ = onnx_window(bundle).prepare(2)()
     window = np.random.default_rng(0).standard_normal((2, manifest.window_samples, 12), dtype=np.float32)

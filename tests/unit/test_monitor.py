@@ -24,6 +24,7 @@ from edge.stream.assembler import Reset, Run
 from tests.ecg import millivolts, patient
 from tests.reference import shipped_runtime
 from trainer.checkpoint import model_from_bundle
+from trainer.votes import logits_after
 
 MANIFEST = load_bundle().manifest
 SECONDS = 12
@@ -189,7 +190,8 @@ def assert_equals_forward(samples_mv):
     (scores,) = score_recordings(shipped_runtime(), [samples_mv], 100)
     frames: Float32Array = process_records(MANIFEST.frontend(), samples_mv[None])
     with torch.inference_mode():
-        logits, _ = model_from_bundle(load_bundle())(torch.from_numpy(frames))
+        model = model_from_bundle(load_bundle())
+        logits = logits_after(model, torch.from_numpy(frames), model.initial_state(1))
     assert scores[-1].last_index == 999
     assert np.abs(scores[-1].logits - logits[0].numpy()).max() <= 1e-4
 

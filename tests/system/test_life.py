@@ -86,7 +86,7 @@ def test_a_reload_changes_the_limits_of_streams_that_are_followed_already(open_s
     assert site.daemon.events("reloaded")[0]["needs_restart"] == ["http.port"]
     site.devices.send("bed", chunks[6:])
     site.ward.await_scores("bed", 19)
-    assert site.daemon.metric("gaps_total", outcome="lost") == 1
+    until(lambda: site.daemon.metric("gaps_total", outcome="lost") == 1, "the next poll, which counts")
 
 
 def test_a_faulty_configuration_is_refused_and_the_daemon_goes_on(open_site: OpenSite) -> None:

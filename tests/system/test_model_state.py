@@ -42,7 +42,7 @@ def test_a_state_damaged_on_disk_is_noticed_given_up_and_told_until_it_is_well_a
     raised = site.ward.await_alert("bed", "model_state", "raised")
     cleared = site.ward.await_alert("bed", "model_state", "cleared")
     assert (raised.kind, raised.id, raised.at.i) == ("technical", cleared.id, (BEFORE_S + STRIKES) * 100 - 1)
-    assert site.daemon.metric("resets_total", reason="model_state") == 1
+    until(lambda: site.daemon.metric("resets_total", reason="model_state") == 1, "the next poll, which counts")
     assert site.daemon.health()[1]["state"]["resets"] == 1
     (logged,) = site.daemon.events("model_state_reset")
     assert (logged["device"], logged["level"]) == ("bed", "warning")

@@ -121,7 +121,7 @@ def test_a_killed_daemon_warms_up_again_behind_a_long_gap(open_site: OpenSite) -
     site.ward.await_scores("bed", 12 + 16)
     states = [score["state"] for score in site.ward.scores("bed")[12:]]
     assert states == ["warming"] * (READY_S - 1) + ["ready"] * 7
-    assert site.daemon.metric("gaps_total", outcome="lost") == 1
+    until(lambda: site.daemon.metric("gaps_total", outcome="lost") == 1, "the next poll, which counts")
     assert site.ward.await_alert("bed", "gap", "raised").at.i == 1899
 
 

@@ -1,8 +1,9 @@
-"""Fixtures that every kind of test shares: where real ECG stands."""
+"""Fixtures that every kind of test shares: where real ECG stands, and how many threads compute."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,14 @@ def ptbxl_root() -> Path:
     if not (root / "ptbxl_database.csv").is_file():
         pytest.fail(f"{PTBXL_VARIABLE}={root} holds no ptbxl_database.csv")
     return root
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Let PyTorch compute in one thread: the same sums in the same order, on any machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -33,12 +33,7 @@ TINY = load_preset("tiny")
 PAIR = [Workers(rank=rank, count=2) for rank in range(2)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +85,13 @@ def lines_of(table):
 
 def test_two_processes_take_the_gradients_of_one(pair, train, tmp_path):
     result = train(tmp_path)
-    expected, found = (torch.load(folder / GRADIENTS_NAME) for folder in (tmp_path, pair.out))
+    expected, found = (torch.load(folder / GRADIENTS_NAME, weights_only=True) for folder in (tmp_path, pair.out))
     assert len(expected) == len(found) == 4
     for step, pair_step in zip(expected, found, strict=True):
         for name, gradient in step.items():
             torch.testing.assert_close(pair_step[name], gradient, atol=1e-5, rtol=1e-3, msg=name)
     assert pair.result["best"]["loss"] == pytest.approx(result["best"]["loss"], abs=1e-5)
-    states = [torch.load(folder / LAST_NAME)["left_behind"] for folder in (tmp_path, pair.out)]
+    states = [torch.load(folder / LAST_NAME, weights_only=True)["left_behind"] for folder in (tmp_path, pair.out)]
     assert states[0].keys() == states[1].keys()
     torch.testing.assert_close(states[1], states[0], atol=1e-4, rtol=1e-3)
 

@@ -32,12 +32,7 @@ PRESET = Preset("tiny-hubert", "hubert-ecg", small_config("hubert-ecg", layer_dr
                 TrainingPreset(crop_s=5.0))  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -38,12 +38,7 @@ TINY = load_preset("tiny")
 LIVELY = TrainingPreset(gain_jitter=0.2, noise_mv=0.01, lead_dropout=0.1, carried_share=0.5, batch_size=4)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

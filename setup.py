@@ -36,7 +36,7 @@ setup(
         *(
             Extension(
                 f"trainer.{name}",
-                sources=["trainer/kernels/scan.c", "trainer/kernels/module.c"],
+                sources=sorted(map(str, Path("trainer/kernels").glob("*.c"))),
                 depends=["trainer/kernels/vector.h"],
                 define_macros=[("LANES", str(lanes)), ("MODULE", name)],
                 extra_compile_args=["-O3", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", *flags],

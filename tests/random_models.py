@@ -34,6 +34,7 @@ CONFIGS = {
     "stem-of-three": ModelConfig(
         d_model=16, n_layers=1, d_state=4, stem_layers=((8, 7, 1), (12, 5, 2)), stem_kernel=5, pooling="mean+peaks"
     ),
+    "decays-that-are-multiples": ModelConfig(d_model=24, n_layers=2, d_state=29, decays="multiples"),
 }
 """What the graph must be able to hold, each a name and a shape."""
 
@@ -41,7 +42,13 @@ CONFIGS = {
 def random_model(config: ModelConfig = SMALL, seed: int = 0) -> EcgMamba:
     """Return a model with random weights in evaluation mode."""
     torch.manual_seed(seed)
-    return EcgMamba(config).eval()
+    model = EcgMamba(config).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("A_log"):  # which begins as multiples whatever it may become
+            parameter.data += 0.2 * torch.randn(
+                parameter.shape[0], 1 if config.decays == "multiples" else config.d_state
+            )
+    return model
 
 
 def random_bundle(path: Path, config: ModelConfig = SMALL, seed: int = 0) -> Bundle:

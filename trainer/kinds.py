@@ -41,11 +41,13 @@ def with_outputs(config: Any, outputs: int) -> Any:
 
 
 def narrowed(kind: str, config: Any, model: nn.Module) -> nn.Module:
-    """Return a copy of a model trained with more outputs than the configuration has, with the first ones only."""
+    """Return a copy of a model in training as it is to be kept: settled, and with the configuration's outputs only."""
     narrow = build_model(kind, config)
     like = narrow.state_dict()
     wide = model.state_dict()
     narrow.load_state_dict({name: wide[name][: len(like[name])] if wide[name].ndim else wide[name] for name in like})
+    if isinstance(narrow, EcgMamba):
+        narrow.settle()
     return narrow.train(model.training)
 
 

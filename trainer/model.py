@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.mixer import convolve, gate
 from trainer.scan import selective_scan
 
 State = dict[str, Tensor]
@@ -40,6 +41,9 @@ class ModelConfig:
     d_state: int = 16
     d_conv: int = 4
     expand: int = 2
+    decays: Literal["free", "multiples"] = "free"
+    """How a channel's states forget: each at a rate of its own, or at 1, 2, 3 … times that of the first, as Mamba
+    begins. Runtimes then find the powers of a step by multiplying, and need no exponential for each."""
     stem_layers: tuple[tuple[int, int, int], ...] = ()
     """(width, kernel, stride) of the convolutions before the stem's last, each with a norm and a SiLU after it."""
     stem_kernel: int = 8
@@ -156,7 +160,7 @@ class MambaBlock(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         d_inner, d_state, dt_rank = config.d_inner, config.d_state, config.dt_rank
-        self.d_conv, self.split = config.d_conv, (dt_rank, d_state, d_state)
+        self.d_conv, self.split, self.decays = config.d_conv, (dt_rank, d_state, d_state), config.decays
         self.in_proj = nn.Linear(config.d_model, 2 * d_inner, bias=False)
         self.conv1d = nn.Conv1d(d_inner, d_inner, config.d_conv, groups=d_inner)
         self.x_proj = nn.Linear(d_inner, dt_rank + 2 * d_state, bias=False)
@@ -174,16 +178,25 @@ class MambaBlock(nn.Module):
         with torch.no_grad():
             self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
 
+    def log_decays(self) -> Tensor:
+        """A_log (D, N), or the multiples that it stands for; all its columns then learn alike."""
+        if self.decays == "free":
+            return self.A_log
+        multiples = torch.ones_like(self.A_log).cumsum(1).log()
+        return (self.A_log - multiples).mean(1, keepdim=True) + multiples
+
     def forward(self, x: Tensor, conv: Tensor, ssm: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, L, M), conv (B, D, K-1), ssm (B, D, N) → the output and both states after it."""
-        signal, gate = self.in_proj(x).chunk(2, dim=-1)  # (B, L, D) each
-        padded = torch.cat([conv, signal.transpose(1, 2)], dim=2)  # (B, D, K-1+L)
-        u = F.silu(self.conv1d(padded)).transpose(1, 2).contiguous()  # (B, L, D)
+        to_signal, to_gate = self.in_proj.weight.chunk(2)  # (D, M) each
+        signal, gates = F.linear(x, to_signal), F.linear(x, to_gate)  # (B, L, D)
+        assert self.conv1d.bias is not None
+        u = convolve(signal, conv, self.conv1d.weight, self.conv1d.bias)  # (B, L, D)
         low_rank, b, c = self.x_proj(u).split(self.split, dim=-1)  # (B, L, R), (B, L, N), (B, L, N)
         dt = F.softplus(self.dt_proj(low_rank))  # (B, L, D)
-        y, ssm = selective_scan(u, dt, -torch.exp(self.A_log), b, c, ssm)  # eq. 2, zero-order hold on A
-        y = (y + u * self.D) * F.silu(gate)
-        return self.out_proj(y), padded[:, :, padded.shape[2] - (self.d_conv - 1) :], ssm
+        y, ssm = selective_scan(u, dt, -torch.exp(self.log_decays()), b, c, ssm)  # eq. 2, zero-order hold on A
+        kept = self.d_conv - 1
+        tail = torch.cat([conv, signal[:, -kept:].transpose(1, 2)], dim=2)[:, :, -kept:]
+        return self.out_proj(gate(y, u, self.D, gates)), tail, ssm
 
 
 class EcgMamba(nn.Module):
@@ -206,6 +219,13 @@ class EcgMamba(nn.Module):
         width = config.d_model * (1 if config.pooling == "mean" else 2)
         self.pool_norm = nn.LayerNorm(width) if config.pool_norm else nn.Identity()
         self.head = nn.Linear(width, config.n_classes)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Write down the decays that are computed with: in training, rounding moves A_log from what it stands for."""
+        for block in self.blocks:
+            assert isinstance(block, MambaBlock)
+            block.A_log.copy_(block.log_decays())
 
     def initial_state(self, batch: int) -> State:
         """Return the state of `batch` streams that have seen nothing."""

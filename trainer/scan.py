@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from trainer import scan_kernel
+from trainer.kernel_library import library
 
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -63,7 +64,7 @@ def scan_cuda(u: Tensor, dt: Tensor, A: Tensor, b: Tensor, c: Tensor, h0: Tensor
 
 def implementation_name() -> str:
     """Return which implementation serves float32 on the CPU here: C or PyTorch."""
-    return "C" if os.environ.get(CHOICE_VARIABLE) != "torch" and scan_kernel.library() is not None else "PyTorch"
+    return "C" if os.environ.get(CHOICE_VARIABLE) != "torch" and library() is not None else "PyTorch"
 
 
 def _choose(u: Tensor, A: Tensor) -> Scan:

@@ -19,7 +19,7 @@ GATES = 3
 """Exponentials of a channel besides those of its states: two SiLU and the softplus of its step size."""
 
 SCAN_MULTIPLY_ADDS = 3
-"""Of one state and frame: decay, input, output."""
+"""Of one state and frame: decay, input, output; and its power, where that is a product of the channel's others."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,10 @@ def hop_work(manifest: Manifest, samples: int) -> Work:
     """Count what a step of one stream computes; raises RuntimeUnavailableError for a model of another kind."""
     s = shape_of(manifest)
     projections = s.d_inner * (2 * s.d_model + 2 * s.dt_rank + 2 * s.d_state + s.d_model)
-    channels = s.d_inner * (s.d_conv + SCAN_MULTIPLY_ADDS * s.d_state)
+    powers = 1 if s.decays == "multiples" else s.d_state
+    channels = s.d_inner * (s.d_conv + SCAN_MULTIPLY_ADDS * s.d_state + s.d_state - powers)
     per_frame = s.n_layers * (projections + channels) + s.d_model * s.stem_kernel * s.n_leads
-    exponentials = s.n_layers * s.d_inner * (s.d_state + GATES)
+    exponentials = s.n_layers * s.d_inner * (powers + GATES)
     frames = samples // s.stride
     return Work(per_frame * frames + s.n_classes * s.pooled, exponentials * frames)
 

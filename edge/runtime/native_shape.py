@@ -44,6 +44,8 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hop_samples: Count
     window_samples: Count
     vote_hops: Annotated[int, msgspec.Meta(ge=0)] = 0
+    decays: Literal["free", "multiples"] = "free"
+    """How they were trained; what they are the kernel sees for itself."""
     stem_layers: Annotated[list[list[int]], msgspec.Meta(max_length=0)] = []
     """Convolutions before the stem's last: the kernel knows none."""
 

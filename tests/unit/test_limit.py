@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from edge.bench.limit import Peak, Work, hop_work, measure_peak
@@ -18,9 +19,14 @@ def test_every_weight_of_a_matrix_is_one_multiply_add_a_frame() -> None:
     head = matrices.pop("head.weight")
     decays = sum(w.size for name, w in weights.items() if name.endswith("A_log"))
     channels = sum(w.size for name, w in weights.items() if name.endswith(".D"))
-    work = hop_work(manifest, manifest.hop_samples)
+    free = msgspec.structs.replace(manifest, model={**manifest.model, "decays": "free"})
+    work = hop_work(free, manifest.hop_samples)
     assert work.multiply_adds == frames * (sum(matrices.values()) + 3 * decays) + head
     assert work.exponentials == frames * (decays + 3 * channels)
+    multiples = msgspec.structs.replace(manifest, model={**manifest.model, "decays": "multiples"})
+    less = hop_work(multiples, manifest.hop_samples)
+    spared = frames * (decays - channels)
+    assert (less.multiply_adds, less.exponentials) == (work.multiply_adds + spared, work.exponentials - spared)
 
 
 def test_the_limit_is_the_time_of_both_kinds_of_work_one_after_the_other() -> None:

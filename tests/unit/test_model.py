@@ -144,3 +144,31 @@ def test_the_stated_layout_is_the_state_that_comes_out(config):
     assert {name: tuple(x.shape[1:]) for name, x in state.items()} == {
         name: shape for name, (shape, _) in state_layout(config).items()
     }
+
+
+def test_decays_that_are_multiples_stay_so_in_training_and_are_written_down_as_computed_with():
+    torch.manual_seed(0)
+    model = EcgMamba(ModelConfig(d_model=16, n_layers=2, d_state=8, decays="multiples"))
+    begun = model.blocks[0].A_log.detach().clone()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    x = torch.randn(4, 100, 12)
+    for _ in range(30):
+        optimiser.zero_grad()
+        model(x)[0].square().sum().backward()
+        optimiser.step()
+    model.eval()
+    before, _ = model(x)
+    model.settle()
+    after, _ = model(x)
+    assert torch.allclose(before, after, atol=1e-5)
+    for block in model.blocks:
+        rates = block.A_log.detach().exp()
+        assert torch.allclose(rates, rates[:, :1] * torch.arange(1, 9), rtol=1e-6)
+    assert (model.blocks[0].A_log - begun).abs().max() > 1e-2  # and they do learn
+
+
+def test_free_decays_are_left_as_they_are_by_settling():
+    model = random_model(ModelConfig(d_model=16, n_layers=1, d_state=8))
+    before = model.blocks[0].A_log.detach().clone()
+    model.settle()
+    assert torch.equal(model.blocks[0].A_log, before)

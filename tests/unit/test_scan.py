@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainer import kernel_library, scan_kernel
 from trainer import scan as scans
-from trainer import scan_kernel
 
-BUILT = [name for _, name in scan_kernel.BUILDS if scan_kernel.load(name) is not None]
+BUILT = [name for _, name in kernel_library.BUILDS if kernel_library.load(name) is not None]
 
 
 def arguments(batch, length, inner, states, dtype=torch.float32, scale_dt=1.0, seed=0):
@@ -41,7 +41,7 @@ def relative(ours, exact):
 
 
 def test_the_kernel_was_built_for_this_machine():
-    assert scan_kernel.library() is not None
+    assert kernel_library.library() is not None
     assert scans.implementation_name() == "C"
 
 
@@ -64,13 +64,13 @@ def test_the_kernel_equals_the_definition_in_values_and_gradients(batch, length,
 
 @pytest.mark.parametrize("name", BUILT)
 def test_every_build_this_processor_runs_gives_the_same(name, monkeypatch):
-    needs = {build: level for level, build in scan_kernel.BUILDS}[name]
-    base = scan_kernel.load("trainer._scan_base")
+    needs = {build: level for level, build in kernel_library.BUILDS}[name]
+    base = kernel_library.load("trainer._scan_base")
     if base.cpu_level() < needs:
         pytest.skip(f"this processor does not run {name}")
     expected = values_and_gradients(scan_kernel.scan, arguments(3, 77, 37, 16))
-    built = scan_kernel.load(name)
-    monkeypatch.setattr(scan_kernel, "library", lambda: built)
+    built = kernel_library.load(name)
+    monkeypatch.setattr(kernel_library, "library", lambda: built)
     actual = values_and_gradients(scan_kernel.scan, arguments(3, 77, 37, 16))
     assert max(relative(a, e.double()) for a, e in zip(actual, expected, strict=True)) < 1e-5
 

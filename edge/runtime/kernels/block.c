@@ -41,38 +41,52 @@ typedef struct {
     vec steps[MAX_ROWS], inputs[MAX_ROWS], sums[MAX_ROWS]; /* Δ, Δ·u, y */
 } channels;
 
-/* h ← exp(Δ A) h + Δ u b, y += c h for `states` states (eq. 2, zero-order hold on A). decay is A log2(e); b and c stand at
-   mixed[0] and mixed[apart] of each frame. bounded: no power leaves the range that exp2_product takes. */
-INLINE void scan(const int states, const int bounded, channels *ch, long count, const float *decay, long inner,
-                 const float *mixed, long mixed_stride, long apart, float *state)
+/* How the powers exp(Δ A) of a channel's states are found: one by one where no power can leave the range that
+   exp2_product takes, one by one where one can, or by multiplying where the decays are multiples of the first. */
+enum powers { EACH_BOUNDED, EACH, MULTIPLES };
+
+INLINE vec power_of(const enum powers how, vec step, vec rate)
+{
+    return how == EACH_BOUNDED ? exp2_product(step, rate) : exp2_any(step * rate);
+}
+
+/* h ← exp(Δ A) h + Δ u b, y += c h for `states` states (eq. 2, zero-order hold on A), of which `before` have been done.
+   decay is A log2(e) of the first of all states; b and c of the first of these stand at mixed[0] and mixed[apart] of each
+   frame. Even and odd states have a sum and a chain of powers each: half the waiting. */
+INLINE void scan(const int states, const enum powers how, channels *ch, long count, const float *decay, long inner,
+                 long before, const float *mixed, long mixed_stride, long apart, float *state)
 {
     vec h[STATES_AT_ONCE];
 #pragma GCC unroll 16
     for (int n = 0; n < states; n++) h[n] = load(state + n * inner);
     for (long t = 0; t < count; t++, mixed += mixed_stride) {
         const vec step = ch->steps[t], input = ch->inputs[t];
-        vec even = ch->sums[t], odd = broadcast(0.0f);
+        vec sums[2] = {ch->sums[t], broadcast(0.0f)}, chains[2], square;
+        if (how == MULTIPLES) {
+            const vec first = power_of(how, step, load(decay));
+            square = first * first;
+            chains[0] = before ? power_of(how, step, load(decay + before * inner)) : first;
+            chains[1] = chains[0] * first;
+        }
 #pragma GCC unroll 16
         for (int n = 0; n < states; n++) {
-            const vec rate = load(decay + n * inner);
-            const vec power = bounded ? exp2_product(step, rate) : exp2_any(step * rate);
+            if (how == MULTIPLES && n >= 2) chains[n % 2] *= square;
+            const vec power = how == MULTIPLES ? chains[n % 2] : power_of(how, step, load(decay + (before + n) * inner));
             h[n] = power * h[n] + input * broadcast(mixed[n]);
-            if (n % 2) odd += h[n] * broadcast(mixed[apart + n]);
-            else even += h[n] * broadcast(mixed[apart + n]);
+            sums[n % 2] += h[n] * broadcast(mixed[apart + n]);
         }
-        ch->sums[t] = even + odd;
+        ch->sums[t] = sums[0] + sums[1];
     }
 #pragma GCC unroll 16
     for (int n = 0; n < states; n++) store(state + n * inner, h[n]);
 }
 
-INLINE void scan_all(const int bounded, channels *ch, long count, const float *decay, long inner, const float *mixed,
-                     long mixed_stride, long states, float *state)
+INLINE void scan_all(const enum powers how, channels *ch, long count, const float *decay, long inner,
+                     const float *mixed, long mixed_stride, long states, float *state)
 {
     for (long n = 0; n < states;) {
         const long left = states - n;
-#define SCAN(N) { scan(N, bounded, ch, count, decay + n * inner, inner, mixed + n, mixed_stride, states, \
-                       state + n * inner); n += N; }
+#define SCAN(N) { scan(N, how, ch, count, decay, inner, n, mixed + n, mixed_stride, states, state + n * inner); n += N; }
         if (left >= 16) SCAN(16)
         else if (left >= 8) SCAN(8)
         else if (left >= 4) SCAN(4)
@@ -98,10 +112,12 @@ static void scan_stream(const hop_model *m, const hop_layer *layer, const hop_wo
             longest = at_least(longest, ch.steps[t]);
         }
         const float *decay = layer->decay + d;
-        if (EXP2_TAKES_ALL || !any_below(longest * load(layer->fastest + d), LOWEST_POWER))
-            scan_all(1, &ch, count, decay, inner, mixed, mixed_stride, states, state + d);
+        if (layer->multiples)
+            scan_all(MULTIPLES, &ch, count, decay, inner, mixed, mixed_stride, states, state + d);
+        else if (EXP2_TAKES_ALL || !any_below(longest * load(layer->fastest + d), LOWEST_POWER))
+            scan_all(EACH_BOUNDED, &ch, count, decay, inner, mixed, mixed_stride, states, state + d);
         else
-            scan_all(0, &ch, count, decay, inner, mixed, mixed_stride, states, state + d);
+            scan_all(EACH, &ch, count, decay, inner, mixed, mixed_stride, states, state + d);
         for (long t = 0; t < count; t++) {
             const vec gate = load(w->signal + (row + t) * 2 * inner + inner + d);
             store(w->outputs + (row + t) * inner + d, ch.sums[t] * silu(gate));

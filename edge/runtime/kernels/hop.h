@@ -23,6 +23,7 @@ typedef struct {
     packed_matrix in_proj, x_proj, dt_proj, out_proj;
     const float *taps, *taps_bias;         /* (K, D), (D) */
     const float *decay, *fastest, *skip;   /* (N, D) = A log2(e), its minimum over N, (D) */
+    long multiples;                        /* 0 or 1: decay[n] is (n + 1) times decay[0] */
 } hop_layer;
 
 /* Where one carried tensor stands in a stream's row of state: `rows` rows of `columns` floats, `stride` apart. They come

@@ -2,7 +2,10 @@
 
 #include "hop.h"
 
+#include <math.h>
 #include <stdlib.h>
+
+#define MULTIPLES_WITHIN 2e-6f /* of themselves: logarithms and exponentials in float32 lie between */
 
 /* Memory handed out piece by piece. The first walk through a model only counts (`base` is NULL), the second fills. */
 typedef struct {
@@ -87,6 +90,18 @@ static const float *fastest_of(builder *b, const float *decay, long states, long
     return lowest;
 }
 
+/* Whether the decays of every channel are multiples of its first, 1, 2, 3 … times, as near as floats can say it. */
+static long are_multiples(const builder *b, const float *decay, long states, long inner)
+{
+    if (!b->base || b->problem) return 0;
+    for (long n = 1; n < states; n++)
+        for (long d = 0; d < inner; d++) {
+            const float wanted = (float)(n + 1) * decay[d];
+            if (fabsf(decay[n * inner + d] - wanted) > MULTIPLES_WITHIN * fabsf(wanted)) return 0;
+        }
+    return 1;
+}
+
 static void build_layer(builder *b, const hop_shape *s, hop_layer *layer)
 {
     layer->norm = s->residual ? plane(b, 1, s->width) : NULL;
@@ -97,6 +112,7 @@ static void build_layer(builder *b, const hop_shape *s, hop_layer *layer)
     layer->dt_proj = linear_with_bias(b, s->inner, s->rank);
     layer->decay = plane(b, s->states, s->inner);
     layer->fastest = fastest_of(b, layer->decay, s->states, PADDED(s->inner));
+    layer->multiples = are_multiples(b, layer->decay, s->states, PADDED(s->inner));
     layer->skip = plane(b, 1, s->inner);
     layer->out_proj = linear(b, s->width, s->inner);
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
@@ -99,8 +98,7 @@ class AlertEvent(msgspec.Struct, frozen=True, kw_only=True, rename={"class_name"
     reason: Reason | None = None
 
 
-@dataclass(frozen=True)
-class Moment:
+class Moment(msgspec.Struct, frozen=True):
     """Where a stream stands when something is decided about it; durations are counted in its samples."""
 
     session: str

@@ -1,7 +1,8 @@
 """A hospital's worth of devices in one small process: sends chunks on schedule, and times the scores that come back.
 
-Each device sends a chunk every half second, at a phase of its own; every other one begins half a second later, so that
-the ends of hops are spread as evenly as devices that were switched on at any time spread them. Devices share
+Each device sends a chunk every half second, at a phase of its own. They begin one after the other over half of the
+warm-up, so that the ends of hops, and what comes of a start, are spread as with devices that were switched on at any
+time. Devices share
 connections, because what is measured is the daemon and not the broker's sockets.
 Run as a process: `python -m edge.bench.load --port 1883 --streams 1000`.
 """
@@ -100,6 +101,7 @@ class Load:
         self._late_s: list[float] = []
         self._measured_from_s = 0.0
         self._turns = 0
+        self._starts = 2  # periods in which devices begin
         self.sent = self.scores = 0
 
     def __enter__(self) -> Load:
@@ -119,6 +121,7 @@ class Load:
         when all is SENT.
         """
         begun_s = time.monotonic() + 0.2
+        self._starts = 2 * max(1, int(warm_up_s / (4 * PERIOD_S)))  # an even number: hops may be two chunks long
         self._measured_from_s = begun_s + warm_up_s
         for until_s, event in ((warm_up_s, MEASURING), (warm_up_s + seconds, SENT)):
             periods = round(until_s / PERIOD_S)
@@ -138,8 +141,8 @@ class Load:
         now_ns = time.time_ns()
         while self._turns < due:
             period, device = divmod(self._turns, self.streams)
-            if period >= begins_at(device):
-                self._send(device, period - begins_at(device), now_s, now_ns)
+            if period >= self._begins_at(device):
+                self._send(device, period - self._begins_at(device), now_s, now_ns)
                 if now_s >= self._measured_from_s:
                     self._late_s.append(now_s - (begun_s + self._turns / self.streams * PERIOD_S))
             self._turns += 1
@@ -154,7 +157,7 @@ class Load:
 
     def _scores_due(self, device: int) -> int:
         """Return how many scores the chunks sent so far make for a device, once it has had all its turns."""
-        chunks = max(0, self._turns // self.streams - begins_at(device))
+        chunks = max(0, self._turns // self.streams - self._begins_at(device))
         return chunks * CHUNK_SAMPLES // self.hop_samples if self.hop_samples else 0
 
     def _exchange(self, timeout_s: float) -> None:
@@ -179,6 +182,10 @@ class Load:
         if sent_s >= self._measured_from_s:
             self._latencies_s.append((sent_s, time.monotonic() - sent_s))
         self.scores += 1
+
+    def _begins_at(self, device: int) -> int:
+        """Return in which period a device sends its first chunk."""
+        return device % self._starts
 
     @property
     def _acknowledged(self) -> int:
@@ -206,11 +213,6 @@ class Load:
     def _head(self, device: int) -> bytes:
         packet, place = packets.publish(wave_topic(f"{DEVICE_PREFIX}{device}"), bytes(self._pattern.payloads[0]))
         return bytes(packet[:place])
-
-
-def begins_at(device: int) -> int:
-    """Return in which period a device sends its first chunk: 0 or 1."""
-    return device % 2
 
 
 def _quantiles_ms(values_s: list[float]) -> dict[str, float]:

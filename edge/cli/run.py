@@ -15,6 +15,7 @@ from edge.cli.parsing import add_command
 from edge.daemon.config import Config
 from edge.daemon.config_docs import settings
 from edge.daemon.config_file import load_config
+from edge.daemon.garbage import settle_garbage
 from edge.daemon.logs import set_up_logging
 from edge.daemon.node import Node, handle_signals
 from edge.errors import EcgEdgeError
@@ -60,7 +61,9 @@ def run(args: argparse.Namespace) -> int:
 async def _serve(config: Config, path: Path | None) -> dict[str, object]:
     node = Node(config)
     handle_signals(node, lambda: _reload(node, path))
+    collecting = asyncio.create_task(settle_garbage(), name="garbage")
     await node.run()
+    collecting.cancel()
     return node.summary()
 
 

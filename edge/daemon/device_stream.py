@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,8 +26,7 @@ VOTES = "votes"
 """What the votes are called in a snapshot."""
 
 
-@dataclass(frozen=True)
-class WaitingHop:
+class WaitingHop(msgspec.Struct, frozen=True):
     """A hop in the queue, and whose it is and when it came: its stream may be in another session by its turn."""
 
     hop: Hop
@@ -88,6 +88,19 @@ class DeviceStream:
             return self.waiting[0].arrived_s
         except IndexError:
             return None
+
+    def is_uneventful(self, silent_since_s: float) -> bool:
+        """Whether there is nothing to look after: thousands of streams are asked this several times a second."""
+        return not (
+            self.waiting
+            or self.resets
+            or self.unfit is not None
+            or self.dropped_samples
+            or self.last_arrival_s < silent_since_s
+            or self.assembler.waits
+            or self.assembler.counters.eventful
+            or not self.alerts.technical.calm
+        )
 
     def receive(self, chunk: Chunk, now_s: float) -> None:
         """Take a chunk; complete hops join the queue."""
@@ -158,7 +171,8 @@ class DeviceStream:
         oldest = self.waiting[0]
         if oldest.hop.reset is None:
             self.resets.append(Reset.OVERLOAD)
-            self.waiting[0] = replace(oldest, hop=replace(oldest.hop, reset=Reset.OVERLOAD))
+            cut = msgspec.structs.replace(oldest.hop, reset=Reset.OVERLOAD)
+            self.waiting[0] = msgspec.structs.replace(oldest, hop=cut)
 
     def snapshot(self, model_hash: str, now_ns: int) -> Snapshot | None:
         """Return what is needed to go on later, but for the state in the runtime (see `Snapshot.with_model`).

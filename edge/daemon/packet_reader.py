@@ -25,6 +25,8 @@ class PacketReader:
         """read_by_paho lets paho read, and returns whether the connection is still there to be read from."""
         self._sock, self._version_5 = sock, version_5
         self._read_by_paho, self._on_published = read_by_paho, on_published
+        self.packets = 0
+        """Taken so far."""
 
     def read(self, limit: int) -> bool:
         """Read up to so many packets; return whether more may be there that no selector will tell of."""
@@ -34,6 +36,7 @@ class PacketReader:
                 if taken is None or not (fresh or self._sock.more) or not self._sock.fill():
                     return False
                 fresh = False
+            self.packets += 1
         return True
 
     def _take(self) -> bool | None:

@@ -35,6 +35,9 @@ CLOSE_TIMEOUT_S = 2.0
 HOUSEKEEPING_PERIOD_S = 1.0
 PACKETS_PER_TURN = 32
 """How many packets are read before other work of the loop gets its turn."""
+READ_PAUSE_S = 0.002
+"""How long messages are let gather between two turns while there are any: the loop's own work, the calls to the system
+and the acknowledgements then are for a dozen of them at once."""
 UNSENT_LIMIT_BYTES = 4 << 20
 """How much QoS 0 may wait for a socket that does not take it."""
 UNANSWERED_LIMIT = 20
@@ -68,6 +71,7 @@ class PahoLink:
         self._unanswered = asyncio.Semaphore(UNANSWERED_LIMIT)
         self._packet_limit_bytes = 1 << 28
         self._write_due = False
+        self._polling = False
         self._closing = False
         self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
         self._client = self._new_client(will)
@@ -178,6 +182,7 @@ class PahoLink:
     def _read(self) -> None:
         if self._closing or self.ended.done():
             return
+        before = self._reader.packets
         try:
             more = self._reader.read(PACKETS_PER_TURN)
         except OSError as error:
@@ -187,6 +192,19 @@ class PahoLink:
         else:
             if more:
                 self._loop.call_soon(self._read)
+            else:
+                self._read_later(polling=self._reader.packets > before)
+
+    def _read_later(self, polling: bool) -> None:
+        """Read again in a while, or when the loop says that there is something."""
+        if polling is not self._polling and self._sock.fileno() >= 0:
+            self._polling = polling
+            if polling:
+                self._loop.remove_reader(self._sock.fileno())
+            else:
+                self._loop.add_reader(self._sock.fileno(), self._read)
+        if self._polling:
+            self._call_later(READ_PAUSE_S, self._read)
 
     def _read_by_paho(self) -> bool:
         read = self._client.loop_read() == MQTTErrorCode.MQTT_ERR_SUCCESS

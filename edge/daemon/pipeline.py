@@ -53,6 +53,8 @@ class Pipeline:
         self._registry, self._runtime, self._model_thread = registry, runtime, model_thread
         self._outgoing, self._clock, self._metrics, self._max_batch = outgoing, clock, metrics, max_batch
         self.states = ModelStates(registry, runtime.bundle.manifest.state_monitor, metrics)
+        self._scored = {state: metrics.scores.labels(state=state) for state in ("ready", "warming")}
+        self._model_name = f"{runtime.bundle.manifest.name}-{runtime.bundle.manifest.version}"
         self._wake = asyncio.Event()
         self._storing: set[asyncio.Task[None]] = set()
 
@@ -138,9 +140,10 @@ class Pipeline:
         suppressed = stream.alerts.classes.suppressed
         events, quality = stream.alerts.step(moment, entry.hop, score)
         stream.changed = True
-        self._metrics.suppressed_alerts.inc(stream.alerts.classes.suppressed - suppressed)
+        if stream.alerts.classes.suppressed > suppressed:
+            self._metrics.suppressed_alerts.inc(stream.alerts.classes.suppressed - suppressed)
         self._metrics.hop_latency_ms.observe(latency_ms)
-        self._metrics.scores.labels(state=_state(score)).inc()
+        self._scored[_state(score)].inc()
         if self.publish_scores:
             await self._outgoing.publish(score_topic(stream.device), self._score_message(entry, score, quality))
         return events
@@ -156,7 +159,7 @@ class Pipeline:
                 "state": _state(score),
                 "p": by_class(manifest, score.probabilities) if score.healthy else None,
                 "quality": quality.score,
-                "model": f"{manifest.name}-{manifest.version}",
+                "model": self._model_name,
                 "runtime": self._runtime.name,
             }
         )

@@ -106,7 +106,10 @@ class StreamKeeper:
         events, self._factory.cleared = self._factory.cleared, []
         oldest_s = now_s
         stalled = elapsed_s > STALL_S
+        silent_since_s = now_s - self._factory.config.silent_after_s
         for stream in self._registry:
+            if stream.is_uneventful(silent_since_s):
+                continue
             if not stalled:
                 stream.poll(now_s)
             if stream.waiting:

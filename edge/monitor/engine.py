@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,8 +17,8 @@ from edge.runtime.manifest import Manifest
 from edge.runtime.state_monitor import StateCheck, check_state
 
 CHECK_EVERY_S = 10.0
-"""How much of a stream goes by between two looks at its state while that is in range: a look costs a few percent of a
-hop. The first hop after a start or a restart is always looked at."""
+"""How much of a stream goes by between two looks at its state while that is in range: a look costs half a hop, and
+streams that began together are not looked at together. The first hop after a start or a restart is always looked at."""
 
 STRIKES = 3
 """Hops in a row whose state is out of range before it is given up: a reset costs a window's length of warming."""
@@ -47,8 +48,7 @@ class ModelStream:
     """Of the last hops since the start, as many as a window's score is the mean of; None where a score is one vote."""
 
 
-@dataclass(frozen=True)
-class HopScore:
+class HopScore(msgspec.Struct, frozen=True):
     """What the model says of the window that ends with a hop."""
 
     last_index: int
@@ -120,7 +120,7 @@ def _look_at_state(runtime: Runtime, stream: ModelStream) -> StateCheck | None:
 
 def _is_due(manifest: Manifest, stream: ModelStream) -> bool:
     every = max(1, round(CHECK_EVERY_S / manifest.hop_s))
-    return stream.state is None or stream.strikes > 0 or stream.hops_seen % every == 0
+    return stream.state is None or stream.strikes > 0 or (stream.hops_seen + stream.slot) % every == 0
 
 
 def _fault(finite: bool, state: StateCheck | None, strikes: int) -> Fault | None:

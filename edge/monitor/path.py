@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,8 +17,7 @@ RESETS = tuple(Reset)
 """Saved by their place in this order, which so must not change but at its end."""
 
 
-@dataclass(frozen=True)
-class Hop:
+class Hop(msgspec.Struct, frozen=True):
     """What the model is given at once, and what is needed to judge it."""
 
     frames: Float32Array  # (hop samples, leads) model input

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from threading import Condition, Event
 
 import msgspec
@@ -236,7 +236,7 @@ def stamped(departure: Departure, begun_ns: int) -> wire.Chunk:
     """Return the chunk with the UTC time at which its first sample was taken, however late it leaves."""
     chunk = departure.chunk
     first_s = departure.taken_s - len(chunk.samples) / chunk.rate_hz
-    return replace(chunk, time_ns=begun_ns + round(first_s * 1e9))
+    return msgspec.structs.replace(chunk, time_ns=begun_ns + round(first_s * 1e9))
 
 
 def _status(state: str) -> bytes:

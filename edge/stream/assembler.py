@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,8 +34,7 @@ class Reset(str, Enum):
     OVERLOAD = "overload"
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """Consecutive samples, all (samples, leads) in the device's rate and lead order; nothing in them is NaN."""
 
     index: int
@@ -121,6 +121,11 @@ class Assembler:
     def held(self) -> list[Chunk]:
         """Chunks that wait for a missing one before them, in order."""
         return [self._pending[index] for index in sorted(self._pending)]
+
+    @property
+    def waits(self) -> bool:
+        """Whether a chunk is missing."""
+        return self._hole_since_s is not None
 
     @property
     def deadline_s(self) -> float | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -85,8 +84,7 @@ class Layout(NamedTuple):
         return ends_mv[0], ends_mv[1]
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True):
     """A decoded chunk. `samples` is int16 (samples, leads) in the device's units and lead order."""
 
     session: str

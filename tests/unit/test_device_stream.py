@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sqlite3
 from pathlib import Path
 
@@ -288,7 +287,7 @@ def test_a_folder_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
 def snapshot_of(device, saved_at_ns):
     """Return the snapshot of a device that has just begun."""
     stream = make_stream(device)
-    feed(stream, [dataclasses.replace(chunks_of(SAMPLES)[0], samples=SAMPLES[:20])])
+    feed(stream, [msgspec.structs.replace(chunks_of(SAMPLES)[0], samples=SAMPLES[:20])])
     snapshot = stream.snapshot(MANIFEST.model_hash, saved_at_ns)
     assert snapshot is not None
     return snapshot

@@ -14,7 +14,7 @@ from scipy import signal
 from edge.errors import LeadsError, SignalError
 from edge.signal import kernel
 from edge.signal.bandpass import CausalBandpass
-from edge.signal.frontend import Frontend, FrontendSpec, process_records
+from edge.signal.frontend import Frontend, FrontendSpec, normalise, normalise_numpy, process_records
 from edge.signal.leads import STANDARD_LEADS, LeadMap
 from edge.signal.resample import SUPPORTED_RATES_HZ, CausalResampler, design_polyphase, resample, resample_numpy
 from edge.signal.sections import filter_sections, filter_sections_numpy, steady_state
@@ -140,6 +140,14 @@ def test_sections_in_c_and_in_numpy_agree_to_the_last_bit_and_so_does_scipy(sos,
         by_scipy, its_state = signal.sosfilt(sos, samples, axis=1, zi=state)
         np.testing.assert_array_equal(by_scipy, expected)
         np.testing.assert_array_equal(its_state, expected_state)
+
+
+@given(st.integers(0, 40), st.integers(1, 16), st.integers(0, 2**32 - 1))
+def test_normalisation_in_c_and_in_numpy_agrees_to_the_last_bit(count, leads, seed):
+    rng = np.random.default_rng(seed)
+    spec = FrontendSpec(100, design_bandpass(100), rng.normal(size=leads), rng.uniform(0.1, 3.0, size=leads))
+    filtered_mv = 10.0 ** rng.uniform(-6, 3) * rng.normal(size=(count, leads))
+    np.testing.assert_array_equal(normalise(spec, filtered_mv), normalise_numpy(spec, filtered_mv))
 
 
 @pytest.mark.parametrize("band_hz", [(0.05, 40.0), (0.5, 40.0)])

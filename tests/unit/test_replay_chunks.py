@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -75,7 +76,7 @@ def test_the_time_stamp_is_that_of_the_first_sample():
 
 def steady(count):
     chunk = Chunk("s", 0, 0, None, 100, ("I",), np.zeros((20, 1), dtype=np.int16))
-    return [Departure(0.2 * (n + 1), Chunk(**{**vars(chunk), "number": n, "index": 20 * n})) for n in range(count)]
+    return [Departure(0.2 * (n + 1), msgspec.structs.replace(chunk, number=n, index=20 * n)) for n in range(count)]
 
 
 def seen(arrivals):

@@ -61,6 +61,21 @@ def play(runtime, stream, hops):
     return [score_hops(runtime, [stream], [hop])[0] for hop in hops]
 
 
+def due_from(hop: int, stream: ModelStream) -> int:
+    """Return the first hop from this one on, counted from 1, after which a sound stream's state is looked at."""
+    return next(n for n in range(hop, hop + CHECK_HOPS) if (n + stream.slot) % CHECK_HOPS == 0)
+
+
+def test_streams_that_began_together_are_not_looked_at_together(runtime):
+    streams = [ModelStream(runtime.open_slot()) for _ in range(CHECK_HOPS)]
+    assert len({due_from(2, stream) for stream in streams}) == CHECK_HOPS
+    hops = hops_for(CHECK_HOPS + 1, seed=2)
+    looks = [sum(s.state is not None for s in score_hops(runtime, streams, [hop] * CHECK_HOPS)) for hop in hops]
+    assert looks == [CHECK_HOPS] + [1] * CHECK_HOPS
+    for stream in streams:
+        runtime.close_slot(stream.slot)
+
+
 def corrupt(runtime, stream, factor, prefix="ssm_"):
     runtime.load_slot(stream.slot, multiplied(runtime.save_slot(stream.slot), factor, prefix))
 
@@ -88,7 +103,8 @@ def test_a_value_that_is_no_number_is_out_of_range(bad):
 def test_a_sound_stream_is_looked_at_when_it_starts_and_then_every_ten_seconds(runtime, stream):
     scores = play(runtime, stream, hops_for(3 * CHECK_HOPS + 2, seed=9))
     looked_at = [number for number, score in enumerate(scores, 1) if score.state is not None]
-    assert looked_at == [1, CHECK_HOPS, 2 * CHECK_HOPS, 3 * CHECK_HOPS]
+    first = due_from(2, stream)
+    assert looked_at == [1, *range(first, 3 * CHECK_HOPS + 3, CHECK_HOPS)]
     assert all(score.healthy and not score.state.out_of_range for score in scores if score.state is not None)
     assert [number for number, score in enumerate(scores, 1) if not score.ready] == list(range(1, WINDOW_HOPS))
 
@@ -129,15 +145,15 @@ def test_one_corrupted_layer_is_enough_and_is_named(runtime, stream, tensor):
 
 
 def test_a_state_that_comes_back_by_itself_is_kept(runtime, stream):
-    hops = hops_for(CHECK_HOPS + WINDOW_HOPS + 20, seed=6)
-    play(runtime, stream, hops[: CHECK_HOPS - 1])
+    hops, due = hops_for(2 * CHECK_HOPS + WINDOW_HOPS + 20, seed=6), due_from(WINDOW_HOPS, stream)
+    play(runtime, stream, hops[: due - 1])
     before = runtime.save_slot(stream.slot)
-    for hop in hops[CHECK_HOPS - 1 : CHECK_HOPS + STRIKES - 2]:
+    for hop in hops[due - 1 : due + STRIKES - 2]:
         corrupt(runtime, stream, 1e4)
         (doubtful,) = score_hops(runtime, [stream], [hop])
         assert (doubtful.healthy, doubtful.ready) == (True, False)
     runtime.load_slot(stream.slot, before)
-    scores = play(runtime, stream, hops[CHECK_HOPS + STRIKES - 2 :])
+    scores = play(runtime, stream, hops[due + STRIKES - 2 :])
     assert all(score.healthy for score in scores)
     assert all(score.ready for score in scores[WINDOW_HOPS:])
     assert stream.strikes == 0

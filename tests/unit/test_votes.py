@@ -219,7 +219,7 @@ def test_a_reset_and_an_output_that_is_no_number_clear_the_votes(bundle, runtime
     assert stream.votes.shape == (VOTES, 5)
     again = play(runtime, stream, played)  # begins with a reset
     np.testing.assert_array_equal([score.logits for score in first], [score.logits for score in again])
-    broken = dataclasses.replace(played[1], frames=np.full_like(played[1].frames, np.nan))
+    broken = msgspec.structs.replace(played[1], frames=np.full_like(played[1].frames, np.nan))
     (bad,) = score_hops(runtime, [stream], [broken])
     assert (bad.fault, stream.votes, stream.hops_seen) == (Fault.OUTPUT, None, 0)
     assert not np.isfinite(bad.logits).all()
@@ -230,7 +230,7 @@ def test_a_stream_that_breaks_takes_no_vote_from_others(bundle, runtime):
     sick, well, alone = (ModelStream(runtime.open_slot()) for _ in range(3))
     for number, hop in enumerate(played):
         frames = np.full_like(hop.frames, np.nan) if number == 5 else hop.frames
-        _, beside = score_hops(runtime, [sick, well], [dataclasses.replace(hop, frames=frames), hop])
+        _, beside = score_hops(runtime, [sick, well], [msgspec.structs.replace(hop, frames=frames), hop])
         (expected,) = score_hops(runtime, [alone], [hop])
         np.testing.assert_allclose(beside.logits, expected.logits, atol=1e-5)
     assert (len(sick.votes), len(well.votes)) == (7, VOTES)

@@ -1,7 +1,8 @@
 """What a ten-second record costs a network: floating-point operations, two per multiply-add.
 
 Counted as it runs by PyTorch's counter: matrix products, convolutions and attention. Added here is what that counter
-does not see: the selective scan, which runs in a kernel of its own, and LSTM layers, which oneDNN runs in one piece.
+does not see: a Mamba's scan and convolution, which run in kernels of their own, and LSTM layers, which oneDNN runs in
+one piece.
 Left out are activations, norms, pooling and sums, a few percent of a network.
 """
 
@@ -17,6 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.kinds import whole_logits
+from trainer.mixer import is_in_c
 from trainer.model import MambaBlock
 
 RECORD_S = 10
@@ -45,13 +47,15 @@ def scan_flops(batch: int, steps: int, channels: int, states: int) -> int:
 
 @contextmanager
 def _scans(model: nn.Module) -> Iterator[list[int]]:
-    """Give a list that fills with the operations of each scan of the model."""
+    """Give a list that fills with the operations of each scan of the model, and of its convolution where C does it."""
     found: list[int] = []
 
     def note(block: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
         assert isinstance(block, MambaBlock)
         (batch, steps, _), (channels, states) = inputs[0].shape, block.A_log.shape
         found.append(scan_flops(batch, steps, channels, states))
+        if is_in_c(inputs[0], block.d_conv):
+            found.append(2 * batch * steps * channels * block.d_conv)
 
     hooks = [block.register_forward_hook(note) for block in model.modules() if isinstance(block, MambaBlock)]
     try:

@@ -1,6 +1,7 @@
 /* What the signal path does for every sample, as a Python extension: int16 to millivolts (edge/stream/wire.py), the
- * polyphase resampler (edge/signal/resample.py), second-order sections (edge/signal/sections.py) and the measurements
- * that the verdict on a hop rests on (edge/signal/lead_quality.py). Each has a twin in NumPy.
+ * polyphase resampler (edge/signal/resample.py), second-order sections (edge/signal/sections.py), normalisation
+ * (edge/signal/frontend.py) and the measurements that the verdict on a hop rests on (edge/signal/lead_quality.py). Each
+ * has a twin in NumPy.
  *
  * Compiled without contraction to fused multiply-adds: the results are those of the twins to the last bit. The leads of a
  * sample lie side by side and do not depend on each other, so the compiler computes them in vectors.
@@ -71,6 +72,35 @@ release_samples:
     PyBuffer_Release(&samples);
 release_sos:
     PyBuffer_Release(&sos);
+    if (PyErr_Occurred()) return NULL;
+    Py_RETURN_NONE;
+}
+
+/* Normalisation */
+
+PyDoc_STRVAR(normalise_doc, "normalise(filtered_mv, mean_mv, std_mv, outputs, count, leads)\n\n"
+                            "outputs (count, leads) float32 = (filtered_mv - mean_mv) / std_mv; the latter two (leads).");
+
+static PyObject *normalise(PyObject *Py_UNUSED(module), PyObject *const *given, Py_ssize_t arguments)
+{
+    if (!has_arguments(arguments, 6)) return NULL;
+    const long long count = number(given[4], 0, "count"), leads = number(given[5], 1, "leads");
+    if (count < 0 || !fits_leads(leads)) return NULL;
+    const long long bytes[4] = {count * leads * 8, leads * 8, leads * 8, count * leads * 4};
+    static const char *const names[4] = {"filtered_mv", "mean_mv", "std_mv", "outputs"};
+    Py_buffer views[4];
+    int taken = 0;
+    while (taken < 4 && take(given[taken], &views[taken], taken < 3 ? 0 : PyBUF_WRITABLE, bytes[taken], names[taken]))
+        taken++;
+    if (taken == 4) {
+        const double *restrict mean_mv = views[1].buf, *restrict std_mv = views[2].buf;
+        for (long long k = 0; k < count; k++) {
+            const double *restrict x = (const double *)views[0].buf + k * leads;
+            float *restrict to = (float *)views[3].buf + k * leads;
+            for (long long lead = 0; lead < leads; lead++) to[lead] = (float)((x[lead] - mean_mv[lead]) / std_mv[lead]);
+        }
+    }
+    while (taken > 0) PyBuffer_Release(&views[--taken]);
     if (PyErr_Occurred()) return NULL;
     Py_RETURN_NONE;
 }
@@ -188,6 +218,7 @@ static PyObject *judge(PyObject *Py_UNUSED(module), PyObject *const *given, Py_s
 
 static PyMethodDef methods[] = {
     {"filter_sections", (PyCFunction)(void (*)(void))filter_sections, METH_FASTCALL, filter_doc},
+    {"normalise", (PyCFunction)(void (*)(void))normalise, METH_FASTCALL, normalise_doc},
     {"resample", (PyCFunction)(void (*)(void))resample, METH_FASTCALL, resample_doc},
     {"millivolts", (PyCFunction)(void (*)(void))millivolts, METH_FASTCALL, millivolts_doc},
     {"judge", (PyCFunction)(void (*)(void))judge, METH_FASTCALL, judge_doc},

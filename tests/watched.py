@@ -9,11 +9,10 @@ import numpy as np
 
 from edge.monitor.engine import ModelStream, score_hops
 from edge.monitor.offline import hops_of
-from edge.runtime.base import Runtime, State
+from edge.runtime.base import Runtime, State, root_mean_square
 from edge.runtime.bundle import Bundle, load_bundle, write_manifest
 from edge.runtime.manifest import StateMonitor
 from edge.runtime.select import open_runtime
-from edge.runtime.state_monitor import root_mean_square
 from edge.signal.leads import STANDARD_LEADS
 from tests.ecg import millivolts, patient
 from trainer.state_monitor import range_of, watched_manifest, watched_tensors

@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 
 from edge.errors import BundleError
 from edge.monitor.engine import score_hops
-from edge.runtime.base import Runtime
+from edge.runtime.base import Runtime, root_mean_square
 from edge.runtime.bundle import Bundle
 from edge.runtime.manifest import Manifest, StateMonitor, StateRange
 from edge.runtime.select import open_runtime
-from edge.runtime.state_monitor import root_mean_square
 from trainer.data import records_mv
 from trainer.ptbxl import PtbXl
 from trainer.report import DATA

@@ -62,9 +62,9 @@ class ModelConfig(Section):
     )
     threads: int = Field(default=1, title="Threads", description="Threads one inference may use.", ge=1, le=64)
     max_batch: int = Field(
-        default=16,
+        default=32,
         title="Largest batch",
-        description="Streams scored in one inference; beyond 16 a batch only takes longer (see make bench).",
+        description="Streams scored in one inference; beyond 32 a batch only takes longer (see make bench).",
         ge=1,
         le=1024,
     )
@@ -189,7 +189,7 @@ class SnapshotConfig(Section):
         default=1.0,
         title="Interval",
         description="How often changed streams are saved: what a crash may lose. Less often with so many streams that "
-        "saving would take more than a tenth of the time.",
+        "saving would take more than a tenth of the time or write more than a megabyte a second.",
     )
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import gc
 
-SETTLE_EVERY_S = 10.0
-FULL_EVERY = 360
-"""So many times it is set aside unseen; then all is looked through once, for the rare cycle among it."""
+SETTLE_EVERY_S = 5.0
+FULL_EVERY = 720
+"""So many times what is not new is set aside unseen; then all is looked through once, for the rare cycle among it."""
+
+NEW = 1
+"""The older one of the generations that are looked through often."""
 
 
 async def settle_garbage() -> None:
@@ -22,5 +25,6 @@ async def settle_garbage() -> None:
         settled += 1
         if settled % FULL_EVERY == 0:
             gc.unfreeze()
-        gc.collect()
+            gc.collect()
+        gc.collect(NEW)
         gc.freeze()

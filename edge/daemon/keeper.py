@@ -24,6 +24,11 @@ SAVING_SHARE = 0.1
 """At most this share of the time goes by while streams are saved, pauses between the groups see to it: thousands of
 them saved at one go would keep all others waiting for a second."""
 
+WRITTEN_BYTES_PER_S = 1 << 20
+"""At most so much is written: flash wears out, and a disk that writes tens of megabytes holds up who computes. A crash
+may then cost more than the interval says, but with thousands of streams it costs them a warm-up in any case: what was
+acknowledged since the last snapshot is a gap, and few can be saved within one that is bridged."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -47,8 +52,9 @@ class Keeper:
             await asyncio.sleep(interval_s)
             for group in self._changed():
                 begun_s = self._clock.monotonic_s()
-                await self._try_to_save(group)
-                await asyncio.sleep((self._clock.monotonic_s() - begun_s) * (1 / SAVING_SHARE - 1))
+                written = await self._try_to_save(group)
+                taken_s = self._clock.monotonic_s() - begun_s
+                await asyncio.sleep(max(taken_s / SAVING_SHARE, written / WRITTEN_BYTES_PER_S) - taken_s)
 
     async def save_changed(self) -> None:
         """Save every stream that changed since it was saved last; a disk that refuses is logged and tried again."""
@@ -59,12 +65,14 @@ class Keeper:
         changed = [stream for stream in self._registry if stream.changed]
         return [changed[start : start + GROUP_STREAMS] for start in range(0, len(changed), GROUP_STREAMS)]
 
-    async def _try_to_save(self, streams: Sequence[DeviceStream]) -> None:
+    async def _try_to_save(self, streams: Sequence[DeviceStream]) -> int:
+        """Save these; return how many bytes were written."""
         async with self._saving:  # the last save of all waits for one that is on its way
             try:
-                await self._save(streams)
+                return await self._save(streams)
             except StorageError as error:
                 log.warning("snapshots_not_written", problem=str(error))
+                return 0
 
     async def forget(self, device: str) -> None:
         """Remove the snapshot of a device that is followed no more."""
@@ -83,7 +91,7 @@ class Keeper:
             return []
         return [snapshot for snapshot in found if snapshot.model_hash == self._model_hash]
 
-    async def _save(self, streams: Sequence[DeviceStream]) -> None:
+    async def _save(self, streams: Sequence[DeviceStream]) -> int:
         now_ns = self._clock.utc_ns()
         taken = [
             (stream, snapshot) for stream in streams
@@ -91,7 +99,7 @@ class Keeper:
             and (snapshot := stream.snapshot(self._model_hash, now_ns)) is not None
         ]  # fmt: skip
         if not taken:
-            return
+            return 0
         for stream, _ in taken:
             stream.in_flight, stream.changed = True, False
         try:
@@ -102,12 +110,13 @@ class Keeper:
             self._on_released()
         complete = [snapshot.with_model(state) for (_, snapshot), state in zip(taken, states, strict=True)]
         try:
-            await self._disk.call(self._store.write, complete)
+            written = await self._disk.call(self._store.write, complete)
         except StorageError:
             for stream, _ in taken:
                 stream.changed = True
             raise
         self._metrics.snapshots.inc(len(complete))
+        return written
 
 
 def _states(runtime: Runtime, models: Sequence[ModelStream | None]) -> list[State]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from edge.alerts.events import AlertEvent
+from edge.alerts.events import AlertEvent, State
 from edge.alerts.outbox import AlertStore, OutgoingMessage, StoredMessage, messages_of
 from edge.daemon.metrics import Metrics
 from edge.daemon.transport import Transport
@@ -39,7 +39,8 @@ class Outgoing:
             return
         for event in events:
             self._metrics.alerts.inc(event.code, event.state.value)
-            log.info("alert", device=event.device, code=event.code, state=event.state.value, id=event.id)
+            tell = log.debug if event.state is State.UPDATED else log.info
+            tell("alert", device=event.device, code=event.code, state=event.state.value, id=event.id)
         self._unstored.extend(events)
         await self._store_events()
         self._wake.set()

@@ -1,7 +1,8 @@
-"""Reads the packets of a connection: small messages itself, thousands a second, and everything else by paho.
+"""Reads the packets of a connection: small messages and acknowledgements itself, thousands a second, the rest by paho.
 
 A message asks nothing of paho: no state of the session changes before its acknowledgement, and with that nobody but
-the broker's. What paho does beside that for each one takes longer than filtering its samples.
+the broker's. What paho does beside that for each one takes longer than filtering its samples. Acknowledgements are all
+of messages that `PahoLink` sent without paho.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edge.daemon.socket_buffer import READ_AHEAD_BYTES, SocketBuffer
-from edge.stream.mqtt_packets import PUBLISH, Published, frame_at, qos_of, read_publish
+from edge.stream.mqtt_packets import PUBACK, PUBLISH, Published, frame_at, qos_of, read_puback, read_publish
 
 WHOLE_LIMIT_BYTES = READ_AHEAD_BYTES
 """Up to this size a message is waited for until it is whole; paho collects larger ones piece by piece."""
@@ -20,11 +21,14 @@ class PacketReader:
 
     def __init__(
         self, sock: SocketBuffer, version_5: bool, read_by_paho: Callable[[], bool],
-        on_published: Callable[[Published], None],
+        on_published: Callable[[Published], None], on_acknowledged: Callable[[int, int], None],
     ) -> None:  # fmt: skip
-        """read_by_paho lets paho read, and returns whether the connection is still there to be read from."""
+        """read_by_paho lets paho read, and returns whether the connection is still there to be read from.
+
+        on_acknowledged is given the number of a packet and the reason code of its PUBACK.
+        """
         self._sock, self._version_5 = sock, version_5
-        self._read_by_paho, self._on_published = read_by_paho, on_published
+        self._read_by_paho, self._on_published, self._on_acknowledged = read_by_paho, on_published, on_acknowledged
         self.packets = 0
         """Taken so far."""
 
@@ -51,14 +55,23 @@ class PacketReader:
             if frame is None:
                 return False
             end = frame[1]
-            if data[at] >> 4 == PUBLISH and qos_of(data[at]) < 2 and end - at <= WHOLE_LIMIT_BYTES:
+            if end - at <= WHOLE_LIMIT_BYTES and _is_ours(data[at]):
                 if end > len(data):
                     return False
                 sock.skip(end - at)
-                self._on_published(read_publish(data, at, frame, self._version_5))
+                if data[at] >> 4 == PUBACK:
+                    self._on_acknowledged(*read_puback(data, frame))
+                else:
+                    self._on_published(read_publish(data, at, frame, self._version_5))
                 return True
             sock.lend(end - at)
         lent = sock.lent_bytes
         if not self._read_by_paho() or sock.ended:
             return None
         return sock.lent_bytes < lent
+
+
+def _is_ours(first: int) -> bool:
+    """Whether a packet is read here, by its first byte."""
+    kind = first >> 4
+    return kind == PUBACK or (kind == PUBLISH and qos_of(first) < 2)

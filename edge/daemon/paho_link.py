@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import os
 import socket
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -35,9 +37,13 @@ CLOSE_TIMEOUT_S = 2.0
 HOUSEKEEPING_PERIOD_S = 1.0
 PACKETS_PER_TURN = 32
 """How many packets are read before other work of the loop gets its turn."""
-READ_PAUSE_S = 0.002
-"""How long messages are let gather between two turns while there are any: the loop's own work, the calls to the system
-and the acknowledgements then are for a dozen of them at once."""
+PAUSE_S = 0.003
+"""How long messages, both ways, are let gather between two turns while any come in: the loop's own work and the calls
+to the system then are for a dozen of them at once."""
+OUR_NUMBERS = range(1 << 15, 1 << 16)
+"""Of messages sent without paho, which counts its own packets from 1 and sends a few in the life of a link."""
+FIRST_FAILURE = 0x80
+"""Reason codes from here on say that something was refused (MQTT 5.0, section 2.4)."""
 UNSENT_LIMIT_BYTES = 4 << 20
 """How much QoS 0 may wait for a socket that does not take it."""
 UNANSWERED_LIMIT = 20
@@ -61,13 +67,17 @@ class PahoLink:
         self._settings = settings
         self._sock = SocketBuffer(sock)
         self._version_5 = settings.protocol == 5
-        self._reader = PacketReader(self._sock, self._version_5, self._read_by_paho, self._published_to_us)
+        self._reader = PacketReader(
+            self._sock, self._version_5, self._read_by_paho, self._published_to_us, self._acknowledged
+        )
         self._clean_start = clean_start
         self._on_message = on_message
         self._fault = LastFault()
         self._refusal: TransportError | None = None
         self._accepted: asyncio.Future[bool] = self._loop.create_future()
         self._answers: dict[int, asyncio.Future[list[ReasonCode]]] = {}
+        self._unacknowledged: dict[int, asyncio.Future[int]] = {}
+        self._numbers = itertools.cycle(OUR_NUMBERS)
         self._unanswered = asyncio.Semaphore(UNANSWERED_LIMIT)
         self._packet_limit_bytes = 1 << 28
         self._write_due = False
@@ -107,10 +117,9 @@ class PahoLink:
         if largest_publish_bytes(topic, payload) > self._packet_limit_bytes:
             raise TransportError(f"a message of {len(payload)} bytes on {topic} is larger than the broker takes")
         async with self._unanswered:
-            info = self._client.publish(topic, payload, 1, retain)
-            (code,) = await self._answer_to(info.rc, info.mid)
-        if code.is_failure:
-            raise TransportError(f"{self._settings.address} refused a message on {topic}: {code}")
+            code = await self._answer_to_publish(topic, payload, retain)
+        if code >= FIRST_FAILURE:
+            raise TransportError(f"{self._settings.address} refused a message on {topic}: {_reason(code)}")
 
     def send(self, topic: str, payload: bytes, retain: bool) -> bool:
         """Send a QoS 0 message; False when it can't be: too large, or too much waits already."""
@@ -130,7 +139,8 @@ class PahoLink:
         self.ended.set_result(reason)
         for timer in self._timers.values():
             timer.cancel()
-        for answer in self._answers.values():
+        waiting: list[asyncio.Future[Any]] = [*self._answers.values(), *self._unacknowledged.values()]
+        for answer in waiting:
             if not answer.done():
                 answer.set_exception(TransportError(str(reason)))
         if not self._accepted.done():
@@ -139,7 +149,7 @@ class PahoLink:
 
     async def close(self) -> None:
         """Disconnect cleanly if still connected, within CLOSE_TIMEOUT_S, and free everything. No message follows."""
-        self._closing = True
+        self._closing, self._polling = True, False  # nothing is read any more, so no reading will write
         try:
             if not self.ended.done():
                 await self._say_goodbye()
@@ -177,6 +187,18 @@ class PahoLink:
         finally:
             del self._answers[number]
 
+    async def _answer_to_publish(self, topic: str, payload: bytes, retain: bool) -> int:
+        if self.ended.done():
+            raise TransportError(str(self.ended.result()))
+        number = next(self._numbers)
+        self._sock.append(write_publish(topic, payload, retain, self._version_5, number))
+        self._write_soon()
+        self._unacknowledged[number] = self._loop.create_future()
+        try:
+            return await self._unacknowledged[number]
+        finally:
+            del self._unacknowledged[number]
+
     # Called by the loop: the socket is ready, or time has passed.
 
     def _read(self) -> None:
@@ -203,15 +225,17 @@ class PahoLink:
                 self._loop.remove_reader(self._sock.fileno())
             else:
                 self._loop.add_reader(self._sock.fileno(), self._read)
+        self._write()
         if self._polling:
-            self._call_later(READ_PAUSE_S, self._read)
+            self._call_later(PAUSE_S, self._read)
 
     def _read_by_paho(self) -> bool:
         read = self._client.loop_read() == MQTTErrorCode.MQTT_ERR_SUCCESS
         return read and not self._closing and not self.ended.done()
 
     def _write_soon(self) -> None:
-        if not self._write_due:
+        """Write when others of this turn of the loop have added theirs, or at the end of the next reading."""
+        if not self._write_due and not self._polling:
             self._write_due = True
             self._loop.call_soon(self._write)
 
@@ -258,7 +282,6 @@ class PahoLink:
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
         client.on_subscribe = lambda _client, _data, number, codes, _properties: self._answered(number, codes)
-        client.on_publish = lambda _client, _data, number, code, _properties: self._answered(number, [code])
         client.on_message = self._arrived
         client.on_socket_open = lambda _client, _data, sock: self._loop.add_reader(sock.fileno(), self._read)
         client.on_socket_close = self._unwatch
@@ -299,6 +322,11 @@ class PahoLink:
         if waiting is not None and not waiting.done():
             waiting.set_result(codes)
 
+    def _acknowledged(self, number: int, code: int) -> None:
+        waiting = self._unacknowledged.get(number)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(code)
+
     def _arrived(self, _client: Client, _data: object, raw: MQTTMessage) -> None:
         """Take a message that was too large to be read at once."""
         try:
@@ -315,3 +343,11 @@ class PahoLink:
         if not self.ended.done():
             self._sock.append(write_puback(number))
             self._write_soon()
+
+
+def _reason(code: int) -> str:
+    """Return what a reason code of a PUBACK means."""
+    try:
+        return str(ReasonCode(PacketTypes.PUBACK, identifier=code))
+    except (AssertionError, KeyError):
+        return f"reason code {code:#x}, which MQTT does not know"

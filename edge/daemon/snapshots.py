@@ -100,8 +100,8 @@ class SnapshotStore:
                 _remove(path)
                 self._database = _open(path)
 
-    def write(self, snapshots: Iterable[Snapshot]) -> None:
-        """Replace the rows of these devices, all or none."""
+    def write(self, snapshots: Iterable[Snapshot]) -> int:
+        """Replace the rows of these devices, all or none; return how many bytes they are."""
         rows = [(s.device, s.saved_at_ns, msgspec.msgpack.encode(s)) for s in snapshots]
         with self._errors_told():
             self._database.execute("BEGIN")
@@ -112,6 +112,7 @@ class SnapshotStore:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise
+        return sum(len(state) for _, _, state in rows)
 
     def read(self, newer_than_ns: int) -> list[Snapshot]:
         """Return the snapshots worth restoring; older and unreadable ones are removed."""

@@ -75,7 +75,7 @@ def score_hops(runtime: Runtime, streams: Sequence[ModelStream], hops: Sequence[
             _restart(runtime, stream)
         stream.hops_seen += 1
     manifest = runtime.bundle.manifest
-    said = runtime.step([stream.slot for stream in streams], np.stack([hop.frames for hop in hops]))
+    said = runtime.step([stream.slot for stream in streams], _stacked(hops))
     logits = said if manifest.votes == 1 else _mean_of_votes(manifest, streams, said)
     probabilities = calibrated(manifest.calibration, logits)
     scores = []
@@ -88,6 +88,15 @@ def score_hops(runtime: Runtime, streams: Sequence[ModelStream], hops: Sequence[
         if fault is not None:
             _restart(runtime, stream)
     return scores
+
+
+def _stacked(hops: Sequence[Hop]) -> Float32Array:
+    """Return the frames of all hops, (hops, samples, leads).
+
+    As `np.stack` does, but that lets the interpreter go for each hop, and may wait for it each time.
+    """
+    together = b"".join([np.ascontiguousarray(hop.frames).data for hop in hops])
+    return np.frombuffer(together, dtype=np.float32).reshape(len(hops), *hops[0].frames.shape)
 
 
 def _mean_of_votes(manifest: Manifest, streams: Sequence[ModelStream], said: Float32Array) -> Float32Array:
@@ -111,7 +120,7 @@ def _look_at_state(runtime: Runtime, stream: ModelStream) -> StateCheck | None:
     manifest = runtime.bundle.manifest
     if manifest.state_monitor is None or not _is_due(manifest, stream):
         return None
-    check = check_state(manifest.state_monitor, runtime.save_slot(stream.slot))
+    check = check_state(manifest.state_monitor, runtime.state_sizes(stream.slot))
     stream.strikes = stream.strikes + 1 if check.out_of_range else 0
     if check.finite:  # one that is not ends in a restart at once, and whoever reads `state` meets numbers only
         stream.state = check

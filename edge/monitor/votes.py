@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 Votes = NDArray[np.float32]
 """Logits (votes, classes), the newest last."""
 
+TOGETHER = 8
+"""Streams whose votes are averaged at once. For more than 500 numbers NumPy lets the interpreter go, and getting it
+back may take longer than all of this."""
+
 
 def with_vote(votes: Votes | None, newest: NDArray[np.float32], kept: int) -> Votes:
     """Return votes with a newer one (classes,) behind them: the last `kept` of all."""
@@ -26,6 +30,10 @@ def mean_logits(votes: Sequence[Votes]) -> NDArray[np.float32]:
 
     Yes against no, each summed as logarithms: no probability is so near to 0 or 1 that its logit is lost.
     """
+    return np.concatenate([_mean_logits(votes[at : at + TOGETHER]) for at in range(0, len(votes), TOGETHER)])
+
+
+def _mean_logits(votes: Sequence[Votes]) -> NDArray[np.float32]:
     starts = np.cumsum([0, *map(len, votes[:-1])])
     logits = np.concatenate(votes).astype(np.float64)
     yes = np.logaddexp.reduceat(-np.logaddexp(0.0, -logits), starts)

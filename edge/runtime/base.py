@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -44,6 +45,20 @@ class Runtime(Protocol):
 
     def load_slot(self, slot: int, state: State) -> None:
         """Put back a state that `save_slot` returned; raises SignalError when names or shapes differ."""
+
+    def state_sizes(self, slot: int) -> Mapping[str, float]:
+        """Return the root mean square of each tensor of a slot (see `root_mean_square`)."""
+
+
+def root_mean_square(tensor: Float32Array) -> float:
+    """Return the root mean square of all elements, in double precision: a finite tensor has a finite one."""
+    flat = tensor.ravel().astype(np.float64)
+    return math.sqrt(float(flat @ flat) / flat.size)
+
+
+def sizes_of(state: State) -> dict[str, float]:
+    """Return what `Runtime.state_sizes` says of a slot in this state."""
+    return {name: root_mean_square(tensor) for name, tensor in state.items()}
 
 
 def initial_state(tensors: Sequence[StateTensor], batch: int) -> State:

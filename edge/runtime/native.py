@@ -81,6 +81,12 @@ class NativeRuntime:
         """Put back a state that `save_slot` returned; raises SignalError when names or shapes differ."""
         self._slots.load(slot, state)
 
+    def state_sizes(self, slot: int) -> dict[str, float]:
+        """Return the root mean square of each tensor of a slot."""
+        self._slots.require([slot])
+        names = (tensor.name for tensor in self.bundle.manifest.state)
+        return dict(zip(names, self._model.sizes(self._slots.rows, slot), strict=True))
+
     def _step_in_parts(self, parts: int, slots: Sequence[int], frames: Float32Array, logits: Float32Array) -> None:
         edges = [len(slots) * k // parts for k in range(parts + 1)]
         calls = [

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edge.errors import BundleError, RuntimeUnavailableError
-from edge.runtime.base import Float32Array, State, check_frames
+from edge.runtime.base import Float32Array, State, check_frames, sizes_of
 from edge.runtime.bundle import Bundle
 from edge.runtime.manifest import ONNX_NAME, Manifest
 from edge.runtime.slots import SlotStore
@@ -83,6 +83,10 @@ class OnnxRuntime:
     def load_slot(self, slot: int, state: State) -> None:
         """Put back a state that `save_slot` returned; raises SignalError when names or shapes differ."""
         self._slots.load(slot, state)
+
+    def state_sizes(self, slot: int) -> dict[str, float]:
+        """Return the root mean square of each tensor of a slot."""
+        return sizes_of(self.save_slot(slot))
 
 
 def import_onnxruntime() -> ModuleType:

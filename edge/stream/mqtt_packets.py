@@ -83,10 +83,24 @@ def read_publish(data: bytes, at: int, frame: tuple[int, int], version_5: bool) 
     return Published(topic, data[payload_begin:end], qos, bool(first & RETAIN), bool(first & DUPLICATE), number)
 
 
-def write_publish(topic: str, payload: bytes, retain: bool, version_5: bool) -> bytes:
-    """Return a PUBLISH of QoS 0 without properties. Raises ValueError when it is larger than MQTT allows."""
-    head = encode_text(topic) + b"\0" if version_5 else encode_text(topic)
-    return write_packet(PUBLISH << 4 | (RETAIN if retain else 0), head, payload)
+def read_puback(data: bytes, frame: tuple[int, int]) -> tuple[int, int]:
+    """Return the number of the packet that a PUBACK answers, and the reason code: 0 for success. Raises ValueError."""
+    begin, end = frame
+    if end - begin < _UINT16.size:
+        raise ValueError("a PUBACK without a packet number")
+    (number,) = _UINT16.unpack_from(data, begin)
+    return number, data[begin + _UINT16.size] if end - begin > _UINT16.size else 0
+
+
+def write_publish(topic: str, payload: bytes, retain: bool, version_5: bool, number: int = 0) -> bytes:
+    """Return a PUBLISH without properties, of QoS 1 when it has a number, else 0.
+
+    Raises ValueError when it is larger than MQTT allows.
+    """
+    first = PUBLISH << 4 | (1 << QOS_SHIFT if number else 0) | (RETAIN if retain else 0)
+    return write_packet(
+        first, encode_text(topic), _UINT16.pack(number) if number else b"", b"\0" if version_5 else b"", payload
+    )
 
 
 def largest_publish_bytes(topic: str, payload: bytes) -> int:

@@ -23,11 +23,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from edge.cli.output import emit_json, say
 from edge.monitor.engine import ModelStream, score_hops
 from edge.monitor.path import StreamPath
-from edge.runtime.base import Runtime, calibrated
+from edge.runtime.base import Runtime, calibrated, root_mean_square
 from edge.runtime.bundle import load_bundle
 from edge.runtime.manifest import Manifest
 from edge.runtime.select import open_runtime
-from edge.runtime.state_monitor import root_mean_square
 from edge.signal.leads import STANDARD_LEADS
 from edge.stream.assembler import Reset, Run
 from trainer.data import records_mv

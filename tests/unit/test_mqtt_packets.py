@@ -17,6 +17,7 @@ from edge.stream.mqtt_packets import (
     encode_text,
     frame_at,
     largest_publish_bytes,
+    read_puback,
     read_publish,
     write_packet,
     write_puback,
@@ -35,10 +36,10 @@ def read(packet, version_5):
     return read_publish(packet, 0, frame, version_5)
 
 
-@given(topics, payloads, st.booleans(), st.booleans())
-def test_a_message_that_was_written_is_read_as_it_was(topic, payload, retain, version_5):
-    packet = write_publish(topic, payload, retain, version_5)
-    assert read(packet, version_5) == Published(topic, payload, 0, retain, False, 0)
+@given(topics, payloads, st.booleans(), st.booleans(), st.integers(0, 65535))
+def test_a_message_that_was_written_is_read_as_it_was(topic, payload, retain, version_5, number):
+    packet = write_publish(topic, payload, retain, version_5, number)
+    assert read(packet, version_5) == Published(topic, payload, int(number > 0), retain, False, number)
     assert len(packet) <= largest_publish_bytes(topic, payload)
 
 
@@ -69,6 +70,10 @@ def test_the_length_is_found_at_its_edges_and_not_before_it_is_whole(length):
 
 def test_an_acknowledgement_names_its_packet():
     assert write_puback(0x1234) == b"\x40\x02\x12\x34"
+    assert read_puback(b"\x40\x02\x12\x34", (2, 4)) == (0x1234, 0)
+    assert read_puback(b"\x40\x04\x12\x34\x97\x00", (2, 6)) == (0x1234, 0x97)
+    with pytest.raises(ValueError, match="without a packet number"):
+        read_puback(b"\x40\x01\x12", (2, 3))
 
 
 def test_a_length_of_five_bytes_is_no_packet():

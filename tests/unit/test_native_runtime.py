@@ -14,9 +14,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge.errors import RuntimeUnavailableError
+from edge.errors import RuntimeUnavailableError, SignalError
 from edge.runtime import native_build
-from edge.runtime.base import Runtime, State
+from edge.runtime.base import Runtime, State, sizes_of
 from edge.runtime.bundle import Bundle, load_bundle
 from edge.runtime.native import NativeRuntime
 from edge.runtime.native_build import runnable_builds
@@ -250,3 +250,19 @@ def assert_states_close(ours: State, theirs: State) -> None:
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         np.testing.assert_allclose(tensor, theirs[name], rtol=1e-4, atol=5e-4 if name == "pool_sum" else CLOSE)
+
+
+@pytest.mark.parametrize("width", runnable_builds())
+def test_the_sizes_of_a_state_are_those_of_its_tensors(tmp_path, width):
+    bundle = random_bundle(tmp_path / "bundle", CONFIGS["max-without-residual"])
+    runtime = NativeRuntime(bundle, width=width)
+    slots = [runtime.open_slot() for _ in range(3)]
+    frames = np.random.default_rng(0).normal(size=(3, bundle.manifest.hop_samples, 12)).astype(np.float32)
+    runtime.step(slots, frames)
+    for slot in slots:
+        assert runtime.state_sizes(slot) == pytest.approx(sizes_of(runtime.save_slot(slot)), rel=1e-12)
+    runtime.close_slot(slots[1])
+    with pytest.raises(SignalError, match="not open"):
+        runtime.state_sizes(slots[1])
+    with pytest.raises(IndexError, match="slot 99"):
+        runtime._model.sizes(runtime._slots.rows, 99)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edge.daemon.packet_reader import WHOLE_LIMIT_BYTES, PacketReader
 from edge.daemon.socket_buffer import SocketBuffer
-from edge.stream.mqtt_packets import write_packet, write_publish
+from edge.stream.mqtt_packets import write_packet, write_puback, write_publish
 
 PINGRESP, PUBLISH_QOS_2 = 0xD0, 0x34
 
@@ -24,7 +24,11 @@ class Reading:
         self.by_paho = b""
         self.end_seen = 0
         self.messages = []
-        self.reader = PacketReader(self.sock, True, self._paho, self.messages.append)
+        self.acknowledged = []
+        self.reader = PacketReader(self.sock, True, self._paho, self.messages.append, self._acknowledge)
+
+    def _acknowledge(self, number, code):
+        self.acknowledged.append((number, code))
 
     def _paho(self):
         with contextlib.suppress(BlockingIOError):
@@ -42,8 +46,14 @@ def reading():
         yield Reading(mine), theirs
 
 
+def puback(number, code):
+    """Return a PUBACK as a broker writes it: with a reason code only where there is something to say."""
+    return write_puback(number) if code == 0 else write_packet(0x40, number.to_bytes(2, "big"), bytes([code]))
+
+
 kinds = st.one_of(
     st.binary(max_size=300).map(lambda payload: ("message", write_publish("a/b", payload, False, True))),
+    st.tuples(st.integers(1, 0xFFFF), st.sampled_from([0, 0x10, 0x97])).map(lambda it: ("puback", puback(*it))),
     st.binary(max_size=200).map(lambda body: ("paho", write_packet(PINGRESP, body))),
     st.binary(max_size=200).map(lambda body: ("paho", write_packet(PUBLISH_QOS_2, b"\0\x01a\0\x01", body))),
 )
@@ -65,6 +75,7 @@ def test_packets_in_any_pieces_go_whole_and_in_order_to_whom_they_belong(packets
     assert [write_publish(m.topic, m.payload, False, True) for m in it.messages] == [
         packet for kind, packet in packets if kind == "message"
     ]
+    assert [puback(*it) for it in it.acknowledged] == [packet for kind, packet in packets if kind == "puback"]
 
 
 def test_a_large_message_is_collected_by_paho_while_it_comes():

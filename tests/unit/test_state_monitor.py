@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from edge.monitor.engine import CHECK_EVERY_S, STRIKES, Fault, ModelStream, score_hops
 from edge.monitor.offline import hops_of
 from edge.monitor.path import Hop
-from edge.runtime.base import Runtime
+from edge.runtime.base import Runtime, root_mean_square, sizes_of
 from edge.runtime.bundle import Bundle, load_bundle
 from edge.runtime.manifest import StateMonitor, StateRange
 from edge.runtime.select import open_runtime
-from edge.runtime.state_monitor import check_state, root_mean_square
+from edge.runtime.state_monitor import check_state
 from edge.signal.leads import STANDARD_LEADS
 from tests.ecg import millivolts, patient
 from tests.random_models import random_bundle
@@ -88,7 +88,7 @@ def test_the_size_of_a_state_is_its_root_mean_square_however_large(size, shape):
 
 @given(a=sizes, b=sizes)
 def test_a_tensor_above_its_limit_is_named_and_every_size_is_told_in_99th_percentiles(a, b):
-    check = check_state(MONITOR, {"a": np.full(4, a, np.float32), "b": np.full(4, b, np.float32)})
+    check = check_state(MONITOR, sizes_of({"a": np.full(4, a, np.float32), "b": np.full(4, b, np.float32)}))
     assert check.out_of_range == tuple(name for name, size in (("a", a), ("b", b)) if size > RANGE.limit)
     assert check.ratios == pytest.approx({"a": a / RANGE.p99, "b": b / RANGE.p99}, rel=1e-6)
     assert check.finite
@@ -96,7 +96,7 @@ def test_a_tensor_above_its_limit_is_named_and_every_size_is_told_in_99th_percen
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_no_number_is_out_of_range(bad):
-    check = check_state(MONITOR, {"a": np.array([1, bad], np.float32), "b": np.ones(2, np.float32)})
+    check = check_state(MONITOR, sizes_of({"a": np.array([1, bad], np.float32), "b": np.ones(2, np.float32)}))
     assert (check.out_of_range, check.finite) == (("a",), False)
 
 
@@ -213,5 +213,5 @@ def test_real_streams_never_trip_whatever_the_electrodes_do(ptbxl_root: Path, ru
     hops = [hops_of(watched.bundle.manifest, of_stream, 100, STANDARD_LEADS) for of_stream in samples_mv]
     for together in zip(*hops, strict=True):
         assert all(score.healthy for score in score_hops(watched, streams, together))
-        checks = [check_state(monitor, watched.save_slot(stream.slot)) for stream in streams]
+        checks = [check_state(monitor, watched.state_sizes(stream.slot)) for stream in streams]
         assert not any(check.out_of_range for check in checks)

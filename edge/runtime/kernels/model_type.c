@@ -4,6 +4,7 @@
 
 #include "hop.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #define MAX_SPARE 8 /* workspaces kept for the next step, one per thread that stepped at the same time */
@@ -95,6 +96,41 @@ release_states:
     return done ? Py_NewRef(Py_None) : NULL;
 }
 
+PyDoc_STRVAR(sizes_doc, "sizes(states, slot) -> list\n--\n\n"
+                        "Return the root mean square of each carried tensor in a row of states, as `tensors` lists them.");
+
+static double root_mean_square(const float *from, const hop_tensor *t)
+{
+    double sum = 0.0;
+    for (long row = 0; row < t->rows; row++)
+        for (long column = 0; column < t->columns; column++) {
+            const double x = from[t->offset + row * t->stride + column];
+            sum += x * x;
+        }
+    return sqrt(sum / (double)(t->rows * t->columns));
+}
+
+static PyObject *model_sizes(PyObject *object, PyObject *args)
+{
+    const hop_model *model = &((Model *)object)->model;
+    PyObject *states_object;
+    long slot;
+    Py_buffer states;
+    if (!PyArg_ParseTuple(args, "Ol:sizes", &states_object, &slot)) return NULL;
+    if (!float_buffer(states_object, "states", 0, 2, (Py_ssize_t[]){0, model->state_floats}, &states)) return NULL;
+    PyObject *list = NULL;
+    if (slot < 0 || slot >= states.shape[0]) PyErr_Format(PyExc_IndexError, "slot %ld is none of %zd", slot, states.shape[0]);
+    else list = PyList_New(model->tensor_count);
+    for (long i = 0; list && i < model->tensor_count; i++) {
+        const float *row = (const float *)states.buf + slot * model->state_floats;
+        PyObject *size = PyFloat_FromDouble(root_mean_square(row, &model->tensors[i]));
+        if (size) PyList_SET_ITEM(list, i, size);
+        else Py_CLEAR(list);
+    }
+    PyBuffer_Release(&states);
+    return list;
+}
+
 /* Reads the shape, a sequence of SHAPE_NUMBERS whole numbers in the order of hop_shape. */
 static int read_shape(PyObject *object, hop_shape *shape)
 {
@@ -176,7 +212,8 @@ static PyObject *model_state_floats(PyObject *object, void *unused)
     return PyLong_FromLong(((Model *)object)->model.state_floats);
 }
 
-static PyMethodDef model_methods[] = {{"step", model_step, METH_VARARGS, step_doc}, {0}};
+static PyMethodDef model_methods[] = {
+    {"step", model_step, METH_VARARGS, step_doc}, {"sizes", model_sizes, METH_VARARGS, sizes_doc}, {0}};
 
 static PyGetSetDef model_attributes[] = {
     {"tensors", model_tensors, NULL, "where each carried tensor stands: (offset, rows, columns, stride)", NULL},

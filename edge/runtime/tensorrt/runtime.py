@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edge.errors import RuntimeUnavailableError, SignalError
-from edge.runtime.base import Float32Array, State, check_frames, require_recurrent
+from edge.runtime.base import Float32Array, State, check_frames, require_recurrent, sizes_of
 from edge.runtime.bundle import Bundle
 from edge.runtime.manifest import GRAPHS, Manifest
 from edge.runtime.tensorrt.bucket import Bucket, Gpu
@@ -87,6 +87,10 @@ class TensorRtRuntime:
         """Put back a state that `save_slot` returned; raises SignalError when names or shapes differ."""
         with self._device.current():
             self._slots.load(slot, state)
+
+    def state_sizes(self, slot: int) -> dict[str, float]:
+        """Return the root mean square of each tensor of a slot."""
+        return sizes_of(self.save_slot(slot))
 
     def _open_buckets(self, engine: Any, rows: StateRows) -> list[Bucket]:
         manifest = self.bundle.manifest

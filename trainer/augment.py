@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.augment_axis import axis_turn
 from trainer.augment_mix import mixup, segment_cutmix
 from trainer.augment_noise import band_pass, channel_noise, motion_and_wander
 from trainer.augment_time import heart_rate_warp, temporal_dropout, time_shift
@@ -26,7 +27,7 @@ Float32Array = NDArray[np.float32]
 MIXES: tuple[Callable[..., Any], ...] = (mixup, segment_cutmix)
 """They need other records, and say how much of each is left."""
 
-CHANGES = (heart_rate_warp, time_shift, temporal_dropout, band_pass, motion_and_wander, channel_noise)
+CHANGES = (heart_rate_warp, time_shift, temporal_dropout, band_pass, motion_and_wander, channel_noise, axis_turn)
 
 AUGMENTATIONS: dict[str, Callable[..., Any]] = {function.__name__: function for function in (*CHANGES, *MIXES)}
 """Each takes ECG in millivolts (records, samples, leads), the sampling rate, a generator, and settings of its own."""

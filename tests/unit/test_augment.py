@@ -8,6 +8,7 @@ import pytest
 
 from edge.errors import SignalError
 from trainer.augment import AUGMENTATIONS, Augmentation, augment
+from trainer.augment_axis import axis_turn, dipole_matrices
 from trainer.augment_mix import Mixed, mixup, others, segment_cutmix
 from trainer.augment_noise import band_pass, channel_noise, leads_of_electrodes, motion_and_wander
 from trainer.augment_time import at_positions, heart_rate_warp, temporal_dropout, time_shift
@@ -244,3 +245,34 @@ def test_without_augmentations_nothing_is_copied_or_drawn():
 def test_an_augmentation_that_is_none_is_answered_with_what_there_is(given, named):
     with pytest.raises(msgspec.ValidationError, match=named):
         msgspec.convert(given, Augmentation)
+
+
+def dipole(records=3, samples=200):
+    return rng(5).standard_normal((records, samples, 3))
+
+
+def test_a_turned_dipole_is_as_strong_as_before_and_is_seen_by_all_leads_as_one():
+    to_leads, to_heart = dipole_matrices()
+    heart = dipole()
+    turned = axis_turn((heart @ to_leads.T).astype(np.float32), 100, rng(), degrees=25.0, stretch=0.0)
+    after = turned @ to_heart.T
+    np.testing.assert_allclose(np.linalg.norm(after, axis=2), np.linalg.norm(heart, axis=2), rtol=1e-4)
+    np.testing.assert_allclose(after @ to_leads.T, turned, atol=1e-5)
+    assert not np.allclose(after, heart, atol=0.1)
+
+
+def test_what_is_no_dipole_is_left_alone_and_einthoven_holds():
+    to_leads, to_heart = dipole_matrices()
+    leads = noise(3, 100)
+    rest = (leads - leads @ to_heart.T @ to_leads.T).astype(np.float32)
+    np.testing.assert_allclose(axis_turn(rest, 100, rng(), degrees=40.0), rest, atol=1e-5)
+    leads[:, :, 2] = leads[:, :, 1] - leads[:, :, 0]
+    turned = axis_turn(leads, 100, rng(), degrees=40.0)
+    np.testing.assert_allclose(turned[:, :, 2], turned[:, :, 1] - turned[:, :, 0], atol=1e-4)
+
+
+def test_a_heart_that_is_not_turned_is_the_same_and_only_twelve_leads_show_one():
+    leads = noise(3, 100)
+    np.testing.assert_allclose(axis_turn(leads, 100, rng(), degrees=0.0, stretch=0.0), leads, atol=1e-5)
+    with pytest.raises(SignalError, match="12 leads, not in 3"):
+        axis_turn(leads[:, :, :3], 100, rng())

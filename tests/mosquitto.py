@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +37,15 @@ class Mosquitto:
     Its database is written every second and at `stop`, so what came right before a `kill` may be lost.
     """
 
-    def __init__(self, directory: Path, users: dict[str, str] | None = None, tls: ServerTls | None = None) -> None:
-        """Configure without starting. users: name → password; without them anybody may connect."""
+    def __init__(
+        self, directory: Path, users: dict[str, str] | None = None, tls: ServerTls | None = None,
+        rules: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Configure without starting.
+
+        users: name → password; without them anybody may connect. rules: lines of an access list; without them
+        everything is allowed.
+        """
         self.host = HOST
         self.port = _free_port()
         self._directory = directory
@@ -45,7 +53,7 @@ class Mosquitto:
         self._log_path = directory / "mosquitto.log"
         directory.mkdir(parents=True, exist_ok=True)
         self._configuration = directory / "mosquitto.conf"
-        self._configuration.write_text("\n".join(self._lines(users or {}, tls)) + "\n")
+        self._configuration.write_text("\n".join(self._lines(users or {}, tls, rules)) + "\n")
 
     @property
     def log(self) -> str:
@@ -109,7 +117,7 @@ class Mosquitto:
             else:
                 return
 
-    def _lines(self, users: dict[str, str], tls: ServerTls | None) -> list[str]:
+    def _lines(self, users: dict[str, str], tls: ServerTls | None, rules: Sequence[str]) -> list[str]:
         lines = [
             f"listener {self.port} {self.host}",
             f"allow_anonymous {'false' if users else 'true'}",
@@ -121,6 +129,11 @@ class Mosquitto:
         ]
         if os.geteuid() == 0:
             lines.append(f"user {getpass.getuser()}")  # else it becomes a user who may not write here
+        if rules:
+            path = self._directory / "rules"
+            path.write_text("\n".join(rules) + "\n")
+            path.chmod(0o600)
+            lines.append(f"acl_file {path}")
         if users:
             lines.append(f"password_file {self._password_file(users)}")
         if tls is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ class Certificates:
 
 @pytest.fixture
 def start_broker(tmp_path: Path) -> Iterator[StartBroker]:
-    """Start a broker: `start_broker(users={name: password}, tls=ServerTls(...))`, each on a port of its own."""
+    """Start brokers: `start_broker(users={name: password}, tls=ServerTls(...), rules=[...])`, each on its own port."""
     if find_program("mosquitto") is None:
         reason = "mosquitto is not installed (Debian: apt install mosquitto)"
         if os.environ.get("CI"):
@@ -38,8 +38,10 @@ def start_broker(tmp_path: Path) -> Iterator[StartBroker]:
         pytest.skip(reason)
     with ExitStack() as running:
 
-        def start(users: dict[str, str] | None = None, tls: ServerTls | None = None) -> Mosquitto:
-            broker = Mosquitto(tmp_path / f"broker-{uuid.uuid4().hex[:8]}", users, tls)
+        def start(
+            users: dict[str, str] | None = None, tls: ServerTls | None = None, rules: Sequence[str] = ()
+        ) -> Mosquitto:
+            broker = Mosquitto(tmp_path / f"broker-{uuid.uuid4().hex[:8]}", users, tls, rules)
             running.callback(broker.kill)
             broker.start()
             return broker

@@ -126,6 +126,17 @@ async def test_an_unknown_host_name_is_named(broker: Mosquitto) -> None:
         await tries_again_and_says(client, "'nowhere.invalid' cannot be resolved")
 
 
+async def test_a_message_that_the_broker_refuses_is_named_and_the_next_one_goes_out(
+    start_broker: StartBroker, topic: str
+) -> None:
+    broker = start_broker(rules=["topic readwrite free/#"])
+    async with MqttClient(settings_for(broker, "node"), f"free/{topic}") as client:
+        with pytest.raises(TransportError, match=f"refused a message on {topic}: Not authorized"):
+            await client.transport.publish(topic, b"alert", qos=1)
+        await client.transport.publish(f"free/{topic}", b"alert", qos=1)
+        await client.received(1)
+
+
 async def test_a_refused_subscription_ends_the_connection_so_that_the_will_is_published(topic: str) -> None:
     farewells: set[bytes] = set()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
+import weakref
 from pathlib import Path
 
 import msgspec
@@ -291,3 +293,17 @@ def snapshot_of(device, saved_at_ns):
     snapshot = stream.snapshot(MANIFEST.model_hash, saved_at_ns)
     assert snapshot is not None
     return snapshot
+
+
+def test_a_stream_that_is_given_up_is_freed_without_a_look_for_cycles():
+    stream = make_stream()
+    feed(stream, chunks_of(SAMPLES))
+    score_waiting(stream)
+    shipped_runtime().close_slot(stream.model.slot)
+    gone = weakref.ref(stream)
+    gc.disable()
+    try:
+        del stream
+        assert gone() is None
+    finally:
+        gc.enable()

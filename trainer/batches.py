@@ -24,6 +24,8 @@ class Batch:
     targets: Tensor  # (batch, outputs)
     carried: bool
     """Whether the crops go on from the state that those of the batch before have left behind."""
+    burn_in: int = 0
+    """Frames at the beginning of the crops that nothing is asked about."""
 
 
 def batches(
@@ -44,7 +46,9 @@ def batches(
             changed, aims = augment(crops * np.float32(std_mv), aims, preset.augment, rate_hz, rng)
             crops = changed / np.float32(std_mv)
         crops, aims = mixed(augmented(crops, preset, std_mv, rng), aims, preset.mixup, rng)
-        yield Batch(torch.from_numpy(crops), torch.from_numpy(aims), rng.random() < preset.carried_share)
+        carried = bool(rng.random() < preset.carried_share)
+        burn_in = whole_frames(preset.burn_in_s, rate_hz, stride) // stride if carried and preset.burn_in_s else 0
+        yield Batch(torch.from_numpy(crops), torch.from_numpy(aims), carried, burn_in)
 
 
 def record_batches(records: int, size: int, passes: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:

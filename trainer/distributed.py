@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -79,7 +79,8 @@ class Workers:
         rows = self._rows(len(batch.crops))
         if rows.start == rows.stop:
             raise WorkersError(f"a batch of {len(batch.crops)} cannot be shared by {self.count} processes")
-        return Batch(batch.crops[rows].to(self.device), batch.targets[rows].to(self.device), batch.carried)
+        crops, targets = batch.crops[rows].to(self.device), batch.targets[rows].to(self.device)
+        return replace(batch, crops=crops, targets=targets)
 
     def weight(self, batch: Batch) -> float:
         """Return how much the mean loss of this share counts, so that the processes' average is the batch's."""

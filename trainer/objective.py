@@ -21,7 +21,7 @@ def training_logits(model: nn.Module, batch: Batch, left_behind: State) -> tuple
     """Return the logits of a batch's crops, and what they leave behind in a model that carries state, detached.
 
     A carried batch goes on from what the batch before it left behind: the state after other records, which began in
-    that of others again, as an endless stream does. The window's pool starts empty in any case.
+    that of others again, as an endless stream does. The window's pool starts empty in any case, behind the burn-in.
     """
     if not isinstance(model, EcgMamba):
         return model(batch.crops), {}
@@ -29,7 +29,8 @@ def training_logits(model: nn.Module, batch: Batch, left_behind: State) -> tuple
     if batch.carried:
         state |= left_behind
     features, after = model.encode(batch.crops, state)
-    return model.classify(model.pool_window(features)), {name: tensor.detach() for name, tensor in after.items()}
+    logits = model.classify(model.pool_window(features[:, batch.burn_in :]))
+    return logits, {name: tensor.detach() for name, tensor in after.items()}
 
 
 class TrainingPass(nn.Module):

@@ -74,6 +74,8 @@ class TrainingPreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     crop_s: Positive = 2.5
     carried_share: Share = 0.0
     """Share of the batches that start from the state that the records of the batch before have left behind."""
+    burn_in_s: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
+    """Of a crop that starts from such a state, what the loss leaves out: there it still is another record's."""
     gain_jitter: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.0
     """Every crop is scaled by a factor within 1 ± this."""
     noise_mv: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
@@ -209,6 +211,8 @@ def _faults(kind: str, read: _File) -> Iterator[str]:
     recipe = read.training
     if recipe.loss != "bce" and (recipe.focal_gamma > 0 or recipe.positive_weight != "none"):
         yield '[training] focal_gamma and positive_weight belong to loss = "bce"'
+    if recipe.burn_in_s >= recipe.crop_s:
+        yield f"[training] burn_in_s leaves nothing of a crop of {recipe.crop_s} s"
     for method in read.pretraining.stated():
         if FITS.get(method, kind) != kind:
             yield f"[pretraining.{method}] is for kind {FITS[method]}, not {kind}"

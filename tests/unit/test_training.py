@@ -190,6 +190,8 @@ def test_the_share_of_batches_with_carried_state_is_as_asked():
     carried = [batch.carried for seed in range(20) for batch in epoch_of(seed, preset)]
     assert 0.65 < np.mean(carried) < 0.85
     assert not any(batch.carried for batch in epoch_of(0, msgspec.structs.replace(LIVELY, carried_share=0.0)))
+    burnt_in = [b for seed in range(5) for b in epoch_of(seed, msgspec.structs.replace(preset, burn_in_s=0.5))]
+    assert {(batch.carried, batch.burn_in) for batch in burnt_in} == {(True, 12), (False, 0)}  # whole frames of 40 ms
 
 
 def test_a_carried_batch_goes_on_where_the_one_before_it_ended_and_its_window_starts_empty():
@@ -202,6 +204,8 @@ def test_a_carried_batch_goes_on_where_the_one_before_it_ended_and_its_window_st
     expected, _ = model.pool(whole[:, 62:], model.initial_state(2))
     logits, _ = training_logits(model, Batch(then, torch.zeros(2, 5), carried=True), left_behind)
     torch.testing.assert_close(logits, model.classify(expected), atol=1e-5, rtol=1e-5)
+    behind, _ = training_logits(model, Batch(then, torch.zeros(2, 5), carried=True, burn_in=12), left_behind)
+    torch.testing.assert_close(behind, model.classify(model.pool_window(whole[:, 74:])), atol=1e-5, rtol=1e-5)
     cold, _ = training_logits(model, Batch(then, torch.zeros(2, 5), carried=False), left_behind)
     torch.testing.assert_close(cold, model(then)[0])
 

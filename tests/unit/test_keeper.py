@@ -1,0 +1,98 @@
+"""The keeper of snapshots: it saves what changed, in groups, with pauses that leave time and the disk to others."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from edge.clock import SystemClock
+from edge.daemon import keeper as keeping
+from edge.daemon.device_stream import DeviceStream
+from edge.daemon.keeper import GROUP_STREAMS, Keeper
+from edge.daemon.metrics import Metrics
+from edge.daemon.registry import Registry
+from edge.daemon.snapshots import SnapshotStore
+from edge.daemon.workers import Worker
+from tests.ecg import chunks_of, patient
+from tests.reference import shipped_runtime
+from tests.unit.test_device_stream import make_stream
+
+STREAMS = 2 * GROUP_STREAMS + 3
+
+
+def begun_stream(device: str, now_s: float) -> DeviceStream:
+    """A stream that has changed, with less than a hop of samples."""
+    stream = make_stream(device)
+    stream.receive(chunks_of(patient(1, seed=3), 100, 50)[0], now_s)
+    assert stream.changed
+    assert not stream.waiting
+    return stream
+
+
+@asynccontextmanager
+async def keeper_of(path: Path, count: int) -> AsyncIterator[tuple[Keeper, Registry]]:
+    registry = Registry(count, 10.0, begun_stream)
+    for k in range(count):
+        registry.find_or_add(f"bed-{k}", 0.0)
+    store, workers = SnapshotStore(path), [Worker("model"), Worker("disk")]
+    clock, metrics = SystemClock(), Metrics()
+    try:
+        yield Keeper(registry, shipped_runtime(), workers[0], store, workers[1], clock, metrics, lambda: None), registry
+    finally:
+        for worker in workers:
+            worker.close()
+        store.close()
+
+
+async def pauses_of_a_round(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let the keeper go through all streams once; return how long it wanted to wait after each group."""
+    pauses: list[float] = []
+
+    async def note(seconds: float) -> None:
+        if seconds == ROUND_S and pauses:
+            raise asyncio.CancelledError
+        if seconds != ROUND_S:
+            pauses.append(seconds)
+
+    monkeypatch.setattr(keeping.asyncio, "sleep", note)
+    with pytest.raises(asyncio.CancelledError):
+        await keeper.run(ROUND_S)
+    return pauses
+
+
+ROUND_S = 12_345.0
+
+
+def test_no_more_is_written_in_a_second_than_the_disk_is_to_bear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "WRITTEN_BYTES_PER_S", 1)  # so that it is bytes that count, not time
+
+    async def run() -> list[float]:
+        async with keeper_of(tmp_path / "snapshots.sqlite", STREAMS) as (keeper, registry):
+            pauses = await pauses_of_a_round(keeper, monkeypatch)
+            assert not any(stream.changed for stream in registry)
+            return pauses
+
+    pauses = asyncio.run(run())
+    with sqlite3.connect(tmp_path / "snapshots.sqlite") as database:
+        count, written = database.execute("SELECT count(*), sum(length(state)) FROM snapshot").fetchone()
+    assert (count, len(pauses)) == (STREAMS, 3)
+    assert sum(pauses) == pytest.approx(written, rel=0.01)
+
+
+def test_saving_takes_no_more_than_its_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "WRITTEN_BYTES_PER_S", 1 << 40)
+    monkeypatch.setattr(keeping, "SAVING_SHARE", 1e-6)  # a million times what it took
+
+    async def run() -> list[float]:
+        async with keeper_of(tmp_path / "snapshots.sqlite", GROUP_STREAMS) as (keeper, _):
+            return await pauses_of_a_round(keeper, monkeypatch)
+
+    (pause,) = asyncio.run(run())
+    assert 10.0 < pause < 1e6

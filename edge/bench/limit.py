@@ -74,10 +74,15 @@ def hop_work(manifest: Manifest, samples: int) -> Work:
     projections = s.d_inner * (2 * s.d_model + 2 * s.dt_rank + 2 * s.d_state + s.d_model)
     powers = 1 if s.decays == "multiples" else s.d_state
     channels = s.d_inner * (s.d_conv + SCAN_MULTIPLY_ADDS * s.d_state + s.d_state - powers)
-    per_frame = s.n_layers * (projections + channels) + s.d_model * s.stem_kernel * s.n_leads
+    per_frame = s.n_layers * (projections + channels)
     exponentials = s.n_layers * s.d_inner * (powers + GATES)
-    frames = samples // s.stride
-    return Work(per_frame * frames + s.n_classes * s.pooled, exponentials * frames)
+    frames, rows = samples // s.stride, samples
+    stem, silu = 0, 0
+    for stage in s.stem_stages:
+        rows //= stage.stride
+        stem += rows * stage.width * stage.kernel * stage.inputs
+        silu += rows * stage.width if stage.name != "stem" else 0
+    return Work(per_frame * frames + stem + s.n_classes * s.pooled, exponentials * frames + silu)
 
 
 def measure_peak(width: str | None = None) -> Peak:

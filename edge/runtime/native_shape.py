@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -22,6 +22,20 @@ NEVER = -3.0e38
 """Where a running maximum starts (`trainer.model.NEVER`)."""
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=65536)]
+
+MAX_STAGES, PAD = 8, 16
+"""As in hop.h and product.h."""
+
+
+class StemStage(NamedTuple):
+    """One convolution of the stem: what its state and its parameters are called, and its shape."""
+
+    name: str
+    parameter: str
+    inputs: int
+    width: int
+    kernel: int
+    stride: int
 
 
 class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,8 +60,8 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vote_hops: Annotated[int, msgspec.Meta(ge=0)] = 0
     decays: Literal["free", "multiples"] = "free"
     """How they were trained; what they are the kernel sees for itself."""
-    stem_layers: Annotated[list[list[int]], msgspec.Meta(max_length=0)] = []
-    """Convolutions before the stem's last: the kernel knows none."""
+    stem_layers: Annotated[list[tuple[Count, Count, Count]], msgspec.Meta(max_length=MAX_STAGES - 1)] = []
+    """(width, kernel, stride) of the convolutions before the stem's last."""
 
     @property
     def d_inner(self) -> int:
@@ -58,6 +72,15 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def dt_rank(self) -> int:
         """Rank of the step-size projection."""
         return math.ceil(self.d_model / 16)
+
+    @property
+    def stem_stages(self) -> list[StemStage]:
+        """All convolutions of the stem in order; their strides multiply to the model's, or the kernel refuses them."""
+        stages, inputs, stride = [], self.n_leads, self.stride
+        for index, (width, kernel, step) in enumerate(self.stem_layers):
+            stages.append(StemStage(f"stem_{index}", f"stem.convs.{index}", inputs, width, kernel, step))
+            inputs, stride = width, max(1, stride // step)
+        return [*stages, StemStage("stem", "stem.conv", inputs, self.d_model, self.stem_kernel, stride)]
 
     @property
     def pool_slots(self) -> int:
@@ -71,17 +94,21 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def numbers(self) -> list[int]:
         """Return the shape in the order of `hop_shape` in hop.h."""
+        stages = [number for stage in self.stem_stages for number in (stage.width, stage.kernel, stage.stride)]
         return [
             self.n_leads, self.n_classes, self.d_model, self.d_inner, self.d_state, self.d_conv, self.dt_rank,
-            self.n_layers, self.stem_kernel, self.stride, self.pool_slots,
+            self.n_layers, self.stride, self.pool_slots,
             self.residual, self.final_norm, self.pooling == "mean+max", self.pool_norm,
+            len(self.stem_stages), *stages, *[0] * (3 * MAX_STAGES - len(stages)),
         ]  # fmt: skip
 
     def state(self) -> list[StateTensor]:
         """Return the carried tensors in the kernel's order."""
-        tensors = []
-        if self.stem_kernel > self.stride:
-            tensors.append(StateTensor("stem", [self.n_leads, self.stem_kernel - self.stride]))
+        tensors = [
+            StateTensor(stage.name, [stage.inputs, stage.kernel - stage.stride])
+            for stage in self.stem_stages
+            if stage.kernel > stage.stride
+        ]
         for i in range(self.n_layers):
             tensors.append(StateTensor(f"conv_{i}", [self.d_inner, self.d_conv - 1]))
             tensors.append(StateTensor(f"ssm_{i}", [self.d_inner, self.d_state]))
@@ -122,13 +149,17 @@ def ordered_weights(shape: Shape, weights: Mapping[str, Float32Array]) -> list[F
             raise RuntimeUnavailableError(
                 NAME, f"weight {name} has shape {weights[name].shape}, the model says {dimensions}"
             )
-    return [_laid_out(name, weights[name]) for name in expected]
+    first = f"{shape.stem_stages[0].parameter}.weight"
+    return [_laid_out(name, weights[name], first) for name in expected]
 
 
 def _parameters(s: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Every parameter by name, with its shape."""
-    yield "stem.conv.weight", (s.d_model, s.n_leads, s.stem_kernel)
-    yield "stem.conv.bias", (s.d_model,)
+    for index, stage in enumerate(s.stem_stages):
+        yield f"{stage.parameter}.weight", (stage.width, stage.inputs, stage.kernel)
+        yield f"{stage.parameter}.bias", (stage.width,)
+        if index < len(s.stem_layers):
+            yield f"stem.norms.{index}.weight", (stage.width,)
     for i in range(s.n_layers):
         if s.residual:
             yield f"norms.{i}.weight", (s.d_model,)
@@ -151,10 +182,15 @@ def _parameters(s: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "head.bias", (s.n_classes,)
 
 
-def _laid_out(name: str, weight: Float32Array) -> Float32Array:
-    """Turn a parameter as the kernel reads it: channels side by side, decay instead of its logarithm."""
-    if name == "stem.conv.weight":
-        weight = weight.transpose(0, 2, 1)  # (M, taps, leads)
+def _laid_out(name: str, weight: Float32Array, first: str) -> Float32Array:
+    """Turn a parameter as the kernel reads it: channels side by side, decay instead of its logarithm.
+
+    first: the weight of the stem's first convolution.
+    """
+    if name.startswith("stem.conv") and name.endswith("weight"):
+        weight = weight.transpose(0, 2, 1)  # (width, taps, inputs)
+        if name != first:  # whose inputs are the samples; those of the others come in padded rows
+            weight = np.pad(weight, ((0, 0), (0, 0), (0, -weight.shape[2] % PAD)))
     elif name.endswith("conv1d.weight"):
         weight = weight[:, 0].T  # (K, D)
     elif name.endswith("A_log"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -9,6 +12,8 @@ from edge.bench.limit import Peak, Work, hop_work, measure_peak
 from edge.runtime.bundle import load_bundle
 from edge.runtime.native_build import runnable_builds
 from edge.runtime.weights import read_weights
+from tests.random_models import random_bundle
+from trainer.model import ModelConfig
 
 
 def test_every_weight_of_a_matrix_is_one_multiply_add_a_frame() -> None:
@@ -27,6 +32,16 @@ def test_every_weight_of_a_matrix_is_one_multiply_add_a_frame() -> None:
     less = hop_work(multiples, manifest.hop_samples)
     spared = frames * (decays - channels)
     assert (less.multiply_adds, less.exponentials) == (work.multiply_adds + spared, work.exponentials - spared)
+
+
+def test_the_stems_convolutions_count_as_often_as_they_run(tmp_path: Path) -> None:
+    plain = ModelConfig(d_model=16, n_layers=1, d_state=4, stem_kernel=5)
+    deep = dataclasses.replace(plain, stem_layers=((8, 7, 1), (12, 5, 2)))
+    one, three = (hop_work(random_bundle(tmp_path / name, config).manifest, 100) for name, config in
+                  (("one", plain), ("three", deep)))  # fmt: skip
+    stem = 100 * 8 * 7 * 12 + 50 * 12 * 5 * 8 + 25 * 16 * 5 * 12
+    assert three.multiply_adds - one.multiply_adds == stem - 25 * 16 * 5 * 12
+    assert three.exponentials - one.exponentials == 100 * 8 + 50 * 12
 
 
 def test_the_limit_is_the_time_of_both_kinds_of_work_one_after_the_other() -> None:

@@ -11,7 +11,23 @@
 
 INLINE long smaller(long a, long b) { return a < b ? a : b; }
 INLINE long larger(long a, long b) { return a > b ? a : b; }
-INLINE long tail_of(const hop_shape *s) { return larger(s->stem_taps - s->stride, 0); }
+
+long stage_row(const hop_shape *s, long stage) { return stage ? PADDED(s->stem[stage - 1].width) : s->leads; }
+long stage_tail(const hop_shape *s, long stage) { return larger(s->stem[stage].taps - s->stem[stage].stride, 0); }
+
+long stage_rows_a_frame(const hop_shape *s, long stage)
+{
+    long rows = 1;
+    for (; stage < s->stages; stage++) rows *= s->stem[stage].stride;
+    return rows;
+}
+
+long stem_tensors(const hop_shape *s)
+{
+    long tensors = 0;
+    for (long stage = 0; stage < s->stages; stage++) tensors += stage_tail(s, stage) > 0;
+    return tensors;
+}
 
 long hop_lay_out(const hop_model *m, float *memory, hop_workspace *w)
 {
@@ -21,7 +37,6 @@ long hop_lay_out(const hop_model *m, float *memory, hop_workspace *w)
         float **piece;
         long count;
     } pieces[] = {
-        {&w->samples, (tail_of(s) + MAX_ROWS * s->stride) * s->leads},
         {&w->frames, MAX_ROWS * wide},
         {&w->normed, MAX_ROWS * wide},
         {&w->signal, MAX_ROWS * 2 * inner},
@@ -35,6 +50,10 @@ long hop_lay_out(const hop_model *m, float *memory, hop_workspace *w)
         {&w->scores, PADDED(s->classes)},
     };
     long used = 0;
+    for (long stage = 0; stage < s->stages; stage++) {
+        w->stem[stage] = memory ? memory + used : NULL;
+        used += PADDED((stage_tail(s, stage) + MAX_ROWS * stage_rows_a_frame(s, stage)) * stage_row(s, stage));
+    }
     for (unsigned i = 0; i < sizeof pieces / sizeof pieces[0]; i++) {
         *pieces[i].piece = memory ? memory + used : NULL;
         used += PADDED(pieces[i].count);
@@ -42,23 +61,10 @@ long hop_lay_out(const hop_model *m, float *memory, hop_workspace *w)
     return used;
 }
 
-/* The causal strided convolution: `count` frames from their samples and the tail before them, which moves on. A frame's
-   samples lie side by side, and so do the rows of a product; those of neighbouring frames overlap. */
-static void stem(const hop_model *m, const hop_workspace *w, float *tail, const float *samples, long count,
-                 float *frames)
-{
-    const hop_shape *s = &m->shape;
-    const long kept = tail_of(s) * s->leads, fresh = count * s->stride * s->leads;
-    if (kept) memcpy(w->samples, tail, sizeof(float) * (size_t)kept);
-    memcpy(w->samples + kept, samples, sizeof(float) * (size_t)fresh);
-    multiply(&m->stem, count, w->samples, s->stride * s->leads, frames, PADDED(s->width), PUT);
-    if (kept) memcpy(tail, w->samples + fresh, sizeof(float) * (size_t)kept);
-}
-
 /* x / sqrt(mean(x^2) + epsilon) · weight over each of `rows` rows (Zhang & Sennrich 2019); no weight: a copy. */
-static void normalise(const hop_model *m, const float *weight, const float *from, long rows, float *to)
+static void normalise(long width, const float *weight, const float *from, long rows, float *to)
 {
-    const long width = m->shape.width, stride = PADDED(width);
+    const long stride = PADDED(width);
     if (!weight) {
         memcpy(to, from, sizeof(float) * (size_t)(rows * stride));
         return;
@@ -68,6 +74,30 @@ static void normalise(const hop_model *m, const float *weight, const float *from
         for (long k = 0; k < stride; k += LANES) squares += load(from + k) * load(from + k);
         const vec scale = broadcast(1.0f / sqrtf(sum_of(squares) / (float)width + NORM_EPSILON));
         for (long k = 0; k < stride; k += LANES) store(to + k, load(from + k) * scale * load(weight + k));
+    }
+}
+
+/* The causal strided convolutions, all but the last with a norm and a SiLU after them: `count` frames from their samples
+   and from the tails before them, which move on. The rows that a product takes lie side by side; those of neighbouring
+   outputs overlap. */
+static void stem(const hop_model *m, const hop_workspace *w, float *state, const float *samples, long count,
+                 float *frames)
+{
+    const hop_shape *s = &m->shape;
+    const hop_tensor *tensor = m->tensors;
+    memcpy(w->stem[0] + stage_tail(s, 0) * s->leads, samples, sizeof(float) * (size_t)(count * s->stride * s->leads));
+    for (long stage = 0; stage < s->stages; stage++) {
+        const stem_stage *it = &s->stem[stage];
+        const long row = stage_row(s, stage), tail = stage_tail(s, stage) * row, wide = PADDED(it->width);
+        const long rows = count * stage_rows_a_frame(s, stage), outputs = rows / it->stride;
+        const int is_last = stage + 1 == s->stages;
+        float *to = is_last ? frames : w->stem[stage + 1] + stage_tail(s, stage + 1) * wide;
+        if (tail) memcpy(w->stem[stage], state + tensor->offset, sizeof(float) * (size_t)tail);
+        multiply(&m->stem[stage], outputs, w->stem[stage], it->stride * row, to, wide, PUT);
+        if (tail) memcpy(state + (tensor++)->offset, w->stem[stage] + rows * row, sizeof(float) * (size_t)tail);
+        if (is_last) continue;
+        normalise(it->width, m->stem_norm[stage], to, outputs, to);
+        for (long k = 0; k < outputs * wide; k += LANES) store(to + k, silu(load(to + k)));
     }
 }
 
@@ -92,16 +122,14 @@ static void encode(const hop_model *m, const hop_workspace *w, float *const *sta
                    const float *const *samples, long count, int first)
 {
     const hop_shape *s = &m->shape;
-    const hop_tensor *tensor = m->tensors;
+    const hop_tensor *tensor = m->tensors + stem_tensors(s);
     const long wide = PADDED(s->width), rows = streams * count;
-    const long tail = tail_of(s) ? (tensor++)->offset : 0;
-    for (long k = 0; k < streams; k++)
-        stem(m, w, states[k] + tail, samples[k], count, w->frames + k * count * wide);
+    for (long k = 0; k < streams; k++) stem(m, w, states[k], samples[k], count, w->frames + k * count * wide);
     for (long i = 0; i < s->layers; i++, tensor += 2) {
-        normalise(m, m->layers[i].norm, w->frames, rows, w->normed);
+        normalise(s->width, m->layers[i].norm, w->frames, rows, w->normed);
         hop_mix(m, &m->layers[i], tensor[0].offset, tensor[1].offset, w, states, streams, count);
     }
-    normalise(m, m->final_norm, w->frames, rows, w->normed);
+    normalise(s->width, m->final_norm, w->frames, rows, w->normed);
     for (long k = 0; k < streams; k++)
         gather(m, w->normed + k * count * wide, count, first, w->totals + k * wide, w->highest + k * wide);
 }
@@ -127,7 +155,7 @@ static void score(const hop_model *m, const hop_workspace *w, float *state, cons
                   long frames, float *logits)
 {
     const hop_shape *s = &m->shape;
-    const hop_tensor *tensor = m->tensors + (tail_of(s) ? 1 : 0) + 2 * s->layers;
+    const hop_tensor *tensor = m->tensors + stem_tensors(s) + 2 * s->layers;
     const long wide = PADDED(s->width), pooled = s->width * (s->pool_max ? 2 : 1);
     float *sums = state + tensor[0].offset, *counts = state + tensor[1].offset;
     float *highs = s->pool_max ? state + tensor[2].offset : NULL;

@@ -9,14 +9,21 @@
 
 #define MAX_LAYERS 64
 #define MAX_TAPS 16
+#define MAX_STAGES 8
 #define MAX_ROWS 36 /* frames (of one stream or of several) that are computed together */
 
 typedef struct {
-    long leads, classes, width, inner, states, taps, rank, layers, stem_taps, stride, slots;
+    long width, taps, stride;
+} stem_stage;
+
+typedef struct {
+    long leads, classes, width, inner, states, taps, rank, layers, stride, slots;
     long residual, final_norm, pool_max, pool_norm; /* 0 or 1 */
+    long stages;                                    /* convolutions of the stem; the last one's width is the model's */
+    stem_stage stem[MAX_STAGES];
 } hop_shape;
 
-#define SHAPE_NUMBERS 15
+#define SHAPE_NUMBERS (15 + 3 * MAX_STAGES)
 
 typedef struct {
     const float *norm;                     /* (M) or NULL */
@@ -34,19 +41,20 @@ typedef struct {
 
 typedef struct {
     hop_shape shape;
-    packed_matrix stem;
+    packed_matrix stem[MAX_STAGES];
+    const float *stem_norm[MAX_STAGES];    /* (a stage's width), NULL for the last */
     hop_layer layers[MAX_LAYERS];
     const float *final_norm;               /* (M) or NULL */
     const float *pool_weight, *pool_bias;  /* (pooled) or NULL */
     packed_matrix head;
-    hop_tensor tensors[2 * MAX_LAYERS + 4];
+    hop_tensor tensors[MAX_STAGES + 2 * MAX_LAYERS + 3];
     long tensor_count, state_floats, scratch_floats;
     float *memory;                         /* what holds all weights */
 } hop_model;
 
 /* Where a step keeps what it computes; `rows` are the frames of all streams that are computed together. */
 typedef struct {
-    float *samples;           /* (tail + MAX_ROWS stride, leads) of one stream */
+    float *stem[MAX_STAGES];  /* what goes into each stage: (its tail + its rows, its row's floats) of one stream */
     float *frames, *normed;   /* (rows, M) */
     float *signal;            /* (rows, 2 D): signal, gate */
     float *inputs, *outputs;  /* (rows, D): into the scan, out of it */
@@ -55,6 +63,15 @@ typedef struct {
     float *totals, *highest;  /* (streams, M) over the frames of this step */
     float *pooled, *scores;   /* of one stream */
 } hop_workspace;
+
+/* Of a stage of the stem: floats of a row that goes into it (samples as they come, then padded), rows that it carries
+   from one step to the next, and rows that make a frame. */
+long stage_row(const hop_shape *shape, long stage);
+long stage_tail(const hop_shape *shape, long stage);
+long stage_rows_a_frame(const hop_shape *shape, long stage);
+
+/* Tensors that the stem carries: they come first. */
+long stem_tensors(const hop_shape *shape);
 
 /* Lays a workspace out in memory, or only counts where that is NULL; returns the number of floats. */
 long hop_lay_out(const hop_model *model, float *memory, hop_workspace *workspace);

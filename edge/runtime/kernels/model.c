@@ -121,7 +121,10 @@ static void build_weights(builder *b, hop_model *m)
 {
     const hop_shape *s = &m->shape;
     const long pooled = s->width * (s->pool_max ? 2 : 1);
-    m->stem = linear_with_bias(b, s->width, s->stem_taps * s->leads);
+    for (long i = 0; i < s->stages; i++) {
+        m->stem[i] = linear_with_bias(b, s->stem[i].width, s->stem[i].taps * stage_row(s, i));
+        m->stem_norm[i] = i + 1 < s->stages ? plane(b, 1, s->stem[i].width) : NULL;
+    }
     for (long i = 0; i < s->layers; i++) build_layer(b, s, &m->layers[i]);
     m->final_norm = s->final_norm ? plane(b, 1, s->width) : NULL;
     m->pool_weight = s->pool_norm ? plane(b, 1, pooled) : NULL;
@@ -139,7 +142,8 @@ static void place(hop_model *m, long rows, long columns, long stride)
 static void place_state(hop_model *m)
 {
     const hop_shape *s = &m->shape;
-    if (s->stem_taps > s->stride) place(m, s->stem_taps - s->stride, s->leads, s->leads);
+    for (long i = 0; i < s->stages; i++)
+        if (stage_tail(s, i)) place(m, stage_tail(s, i), i ? s->stem[i - 1].width : s->leads, stage_row(s, i));
     for (long i = 0; i < s->layers; i++) {
         place(m, s->taps - 1, s->inner, PADDED(s->inner));
         place(m, s->states, s->inner, PADDED(s->inner));
@@ -154,10 +158,20 @@ static const char *shape_problem(const hop_shape *s)
 {
     const long sizes[][2] = {
         {s->leads, 16},  {s->classes, 1024}, {s->width, 2048},        {s->inner, 16384}, {s->states, 1024},
-        {s->rank, 1024}, {s->stride, 1024},  {s->layers, MAX_LAYERS}, {s->slots, 65536}, {s->stem_taps, 4096},
+        {s->rank, 1024}, {s->stride, 1024},  {s->layers, MAX_LAYERS}, {s->slots, 65536}, {s->stages, MAX_STAGES},
     };
     for (unsigned i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
         if (sizes[i][0] < 1 || sizes[i][0] > sizes[i][1]) return "a dimension is outside what the kernel takes";
+    long rows_a_frame = 1;
+    for (long i = 0; i < s->stages; i++) {
+        const stem_stage *it = &s->stem[i];
+        if (it->width < 1 || it->width > 2048 || it->taps < 1 || it->taps > 4096 || it->stride < 1 || it->stride > 1024)
+            return "a convolution of the stem is outside what the kernel takes";
+        rows_a_frame *= it->stride;
+        if (rows_a_frame > s->stride) break;
+    }
+    if (rows_a_frame != s->stride || s->stem[s->stages - 1].width != s->width)
+        return "the stem's convolutions do not make the model's frames";
     if (s->taps < 2 || s->taps > MAX_TAPS) return "the convolution has a number of taps the kernel does not take";
     return NULL;
 }

@@ -6,12 +6,13 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
+import msgspec
 import numpy as np
 import pytest
 
 from edge.alerts.events import AlertEvent, Reason
 from edge.daemon.node import ALERTS_NAME
-from edge.stream.wire import INVALID_SAMPLE, Chunk, Flags
+from edge.stream.wire import INVALID_SAMPLE, Flags
 from tests.daemon import until
 from tests.ecg import Int16Array, chunks_of, patient
 from tests.reference import assert_same_scores
@@ -58,7 +59,7 @@ def test_a_faulty_signal_raises_its_condition_which_clears_when_it_is_well_again
 def test_a_lead_that_the_device_says_is_off_is_off(site: Site) -> None:
     samples = patient(SECONDS, seed=2)
     marked = [
-        Chunk(**{**vars(chunk), "flags": Flags(lead_off=1 << 8)}) if 10 <= chunk.number < 18 else chunk
+        msgspec.structs.replace(chunk, flags=Flags(lead_off=1 << 8)) if 10 <= chunk.number < 18 else chunk
         for chunk in chunks_of(samples)
     ]
     site.devices.send("electrode", marked)

@@ -9,15 +9,14 @@ import msgspec
 import pytest
 
 from edge.bench.limit import Peak, Work, hop_work, measure_peak
-from edge.runtime.bundle import load_bundle
 from edge.runtime.native_build import runnable_builds
 from edge.runtime.weights import read_weights
 from tests.random_models import random_bundle
 from trainer.model import ModelConfig
 
 
-def test_every_weight_of_a_matrix_is_one_multiply_add_a_frame() -> None:
-    bundle = load_bundle()
+def test_every_weight_of_a_matrix_is_one_multiply_add_a_frame(tmp_path: Path) -> None:
+    bundle = random_bundle(tmp_path / "bundle", ModelConfig())
     manifest, weights = bundle.manifest, read_weights(bundle)
     frames = manifest.hop_samples // manifest.stride
     matrices = {name: w.size for name, w in weights.items() if name.endswith("weight") and w.ndim > 1}

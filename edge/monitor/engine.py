@@ -17,8 +17,8 @@ from edge.runtime.manifest import Manifest
 from edge.runtime.state_monitor import StateCheck, check_state
 
 CHECK_EVERY_S = 10.0
-"""How much of a stream goes by between two looks at its state while that is in range: a look costs half a hop, and
-streams that began together are not looked at together. The first hop after a start or a restart is always looked at."""
+"""How much of a stream goes by between two looks at its state while that is in range. Streams that began together
+are not looked at together; the first hop after a start or a restart is always looked at."""
 
 STRIKES = 3
 """Hops in a row whose state is out of range before it is given up: a reset costs a window's length of warming."""

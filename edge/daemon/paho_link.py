@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import itertools
 import os
 import socket
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import MQTTErrorCode
-from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -27,6 +25,7 @@ from edge.daemon.packet_reader import PacketReader
 from edge.daemon.paho_client import LastFault, client_on, explain_loss, explain_refusal, send_connect
 from edge.daemon.socket_buffer import SocketBuffer
 from edge.daemon.transport import BrokerSettings, Message, Subscription, Will
+from edge.daemon.unacknowledged import FIRST_FAILURE, Unacknowledged, meaning_of
 from edge.errors import TransportError
 from edge.stream.mqtt_packets import Published, largest_publish_bytes, write_puback, write_publish
 
@@ -40,10 +39,6 @@ PACKETS_PER_TURN = 32
 PAUSE_S = 0.003
 """How long messages, both ways, are let gather between two turns while any come in: the loop's own work and the calls
 to the system then are for a dozen of them at once."""
-OUR_NUMBERS = range(1 << 15, 1 << 16)
-"""Of messages sent without paho, which counts its own packets from 1 and sends a few in the life of a link."""
-FIRST_FAILURE = 0x80
-"""Reason codes from here on say that something was refused (MQTT 5.0, section 2.4)."""
 UNSENT_LIMIT_BYTES = 4 << 20
 """How much QoS 0 may wait for a socket that does not take it."""
 UNANSWERED_LIMIT = 20
@@ -67,8 +62,9 @@ class PahoLink:
         self._settings = settings
         self._sock = SocketBuffer(sock)
         self._version_5 = settings.protocol == 5
+        self._unacknowledged = Unacknowledged()
         self._reader = PacketReader(
-            self._sock, self._version_5, self._read_by_paho, self._published_to_us, self._acknowledged
+            self._sock, self._version_5, self._read_by_paho, self._published_to_us, self._unacknowledged.note
         )
         self._clean_start = clean_start
         self._on_message = on_message
@@ -76,8 +72,6 @@ class PahoLink:
         self._refusal: TransportError | None = None
         self._accepted: asyncio.Future[bool] = self._loop.create_future()
         self._answers: dict[int, asyncio.Future[list[ReasonCode]]] = {}
-        self._unacknowledged: dict[int, asyncio.Future[int]] = {}
-        self._numbers = itertools.cycle(OUR_NUMBERS)
         self._unanswered = asyncio.Semaphore(UNANSWERED_LIMIT)
         self._packet_limit_bytes = 1 << 28
         self._write_due = False
@@ -119,7 +113,7 @@ class PahoLink:
         async with self._unanswered:
             code = await self._answer_to_publish(topic, payload, retain)
         if code >= FIRST_FAILURE:
-            raise TransportError(f"{self._settings.address} refused a message on {topic}: {_reason(code)}")
+            raise TransportError(f"{self._settings.address} refused a message on {topic}: {meaning_of(code)}")
 
     def send(self, topic: str, payload: bytes, retain: bool) -> bool:
         """Send a QoS 0 message; False when it can't be: too large, or too much waits already."""
@@ -139,8 +133,8 @@ class PahoLink:
         self.ended.set_result(reason)
         for timer in self._timers.values():
             timer.cancel()
-        waiting: list[asyncio.Future[Any]] = [*self._answers.values(), *self._unacknowledged.values()]
-        for answer in waiting:
+        self._unacknowledged.give_up(reason)
+        for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(TransportError(str(reason)))
         if not self._accepted.done():
@@ -190,14 +184,10 @@ class PahoLink:
     async def _answer_to_publish(self, topic: str, payload: bytes, retain: bool) -> int:
         if self.ended.done():
             raise TransportError(str(self.ended.result()))
-        number = next(self._numbers)
+        number = self._unacknowledged.begin()
         self._sock.append(write_publish(topic, payload, retain, self._version_5, number))
         self._write_soon()
-        self._unacknowledged[number] = self._loop.create_future()
-        try:
-            return await self._unacknowledged[number]
-        finally:
-            del self._unacknowledged[number]
+        return await self._unacknowledged.answer_to(number)
 
     # Called by the loop: the socket is ready, or time has passed.
 
@@ -322,11 +312,6 @@ class PahoLink:
         if waiting is not None and not waiting.done():
             waiting.set_result(codes)
 
-    def _acknowledged(self, number: int, code: int) -> None:
-        waiting = self._unacknowledged.get(number)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(code)
-
     def _arrived(self, _client: Client, _data: object, raw: MQTTMessage) -> None:
         """Take a message that was too large to be read at once."""
         try:
@@ -343,11 +328,3 @@ class PahoLink:
         if not self.ended.done():
             self._sock.append(write_puback(number))
             self._write_soon()
-
-
-def _reason(code: int) -> str:
-    """Return what a reason code of a PUBACK means."""
-    try:
-        return str(ReasonCode(PacketTypes.PUBACK, identifier=code))
-    except (AssertionError, KeyError):
-        return f"reason code {code:#x}, which MQTT does not know"

@@ -1,7 +1,8 @@
 """Cross-validation by folds: several trainings that each leave some folds out, and what they say of those.
 
 PTB-XL's folds hold whole patients, so no patient is on both sides. What comes out are probabilities for every record
-from a model that never saw it: an honest figure, and soft labels to teach another model with (Hinton et al. 2015).
+from a model that never saw it, calibrated on the other parts' records: an honest figure, and soft labels to teach
+another model with (Hinton et al. 2015).
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
+from numpy.typing import NDArray
 
 from edge.errors import RecordError
+from edge.runtime.base import calibrated
+from trainer.calibration import fit_calibration, identity
 from trainer.data import prepared
 from trainer.history import Epoch
 from trainer.preset import Preset
@@ -38,7 +41,9 @@ class PartResult:
 
     part: Part
     macro_auc: float
-    soft_labels: SoftLabels
+    ecg_ids: NDArray[np.int64]  # (records,) of the held-out folds
+    logits: NDArray[np.float32]  # (records, classes)
+    labels: NDArray[np.float32]  # (records, classes)
 
 
 def parts_of(folds: Sequence[int], count: int, choose_epoch: bool) -> list[Part]:
@@ -69,14 +74,20 @@ def run_part(
     trainer = Trainer(preset, signal, train, tune, out, seed, {**facts, "folds": part.train, "tune_folds": part.tune})
     trainer.run(on_epoch=on_epoch)
     logits = trainer.kept_logits(held_out.signals)
-    probabilities = expit(logits.astype(np.float64)).astype(np.float32)
-    soft = SoftLabels(data.ecg_ids[rows["held_out"]], probabilities, data.classes)
-    return PartResult(part, macro_auc(held_out.labels, logits), soft)
+    return PartResult(part, macro_auc(held_out.labels, logits), data.ecg_ids[rows["held_out"]], logits, held_out.labels)
 
 
-def joined(results: Sequence[PartResult]) -> SoftLabels:
-    """Return the soft labels of all parts, in the order of the records."""
-    ecg_ids = np.concatenate([result.soft_labels.ecg_ids for result in results])
-    probabilities = np.concatenate([result.soft_labels.probabilities for result in results])
+def joined(results: Sequence[PartResult], classes: tuple[str, ...]) -> SoftLabels:
+    """Return the soft labels of all parts, in the order of the records; each part is calibrated on the others'."""
+    ecg_ids = np.concatenate([result.ecg_ids for result in results])
+    logits = np.concatenate([result.logits for result in results])
+    labels = np.concatenate([result.labels for result in results])
+    number = np.repeat(np.arange(len(results)), [len(result.ecg_ids) for result in results])
+    probabilities = np.empty_like(logits)
+    for k in range(len(results)):
+        apart, here = number != k, number == k
+        probabilities[here] = calibrated(
+            fit_calibration(identity(len(classes)), logits[apart], labels[apart]), logits[here]
+        )
     order = np.argsort(ecg_ids)
-    return SoftLabels(ecg_ids[order], probabilities[order], results[0].soft_labels.classes)
+    return SoftLabels(ecg_ids[order], probabilities[order], classes)

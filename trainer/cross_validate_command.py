@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"part {number} of {len(parts)}: without folds {folds_text(part.held_out)}")
         out = args.out / f"part-{number}"
         results.append(run_part(preset, data, part, out, args.seed, facts, args.limit, report))
-    joined(results).save(args.out / SOFT_LABELS_NAME)
+    joined(results, data.classes).save(args.out / SOFT_LABELS_NAME)
     figures = figures_of(results)
     say(f"macro-AUC {figures['macro_auc_mean']:.4f} ± {figures['macro_auc_sd']:.4f} over {len(parts)} parts; "
         f"wrote {args.out / SOFT_LABELS_NAME}")  # fmt: skip

@@ -8,20 +8,15 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit
 from sklearn.metrics import precision_recall_curve
 
 from edge.alerts.policy import SILENT_CLASSES
 from edge.runtime.base import calibrated
 from edge.runtime.manifest import Calibration, Manifest, OperatingPoint
+from trainer.calibration import fit_calibration
 from trainer.metrics import BoolArray, Figures, FloatArray, confusion, figures, is_measurable
 from trainer.streams.plan import HALVES, patient_halves
 from trainer.streams.search import DIGITS, off_below
-
-SCALE_RANGE = (0.05, 20.0)
-"""Kept positive: calibration must not turn a class upside down. Kept finite: it must stay a probability."""
-
 
 SPLITS = 10
 """Random halvings behind cross-fitted figures: one alone depends on which patients fell where."""
@@ -44,25 +39,26 @@ class CrossFit:
     """
 
     splits: int
+    macro_auc: float | None
     macro_f1: float | None
     macro_auprc: float | None
     ece: float | None
     f1_per_class: dict[str, float | None]
 
 
-def tune(manifest: Manifest, logits: NDArray[np.float32], labels: NDArray[np.float32]) -> Tuning:
+def tune(manifest: Manifest, logits: NDArray[np.float32], labels: NDArray[np.float32], together: bool = True) -> Tuning:
     """Fit calibration and the thresholds with the highest F1 to logits and labels, both (records, classes).
 
-    A class without positives or without negatives keeps what the manifest has, and is noted.
+    Classes are calibrated in the light of each other, or not `together`, which leaves every ranking as it is. A class
+    without positives or without negatives keeps what the manifest has, and is noted.
     """
-    measured = [is_measurable(labels[:, k] > 0.5) for k in range(len(manifest.classes))]
-    calibration = _calibration(manifest.calibration, logits, labels, measured)
+    calibration = fit_calibration(manifest.calibration, logits, labels, together)
     probabilities = calibrated(calibration, logits)
     thresholds: dict[str, float] = {}
     notes = []
     for k, name in enumerate(manifest.classes):
         thresholds[name] = manifest.operating_points[name].f1_threshold
-        if measured[k]:
+        if is_measurable(labels[:, k] > 0.5):
             thresholds[name] = round(f1_threshold(labels[:, k] > 0.5, probabilities[:, k]), DIGITS)
         else:
             notes.append(f"{name} keeps its calibration and thresholds: these records do not tell it from others")
@@ -80,6 +76,7 @@ def cross_fit(
     splits = [_fitted_apart(manifest, logits, labels, patients, rng) for _ in range(SPLITS)]
     return CrossFit(
         splits=SPLITS,
+        macro_auc=_mean([measured.macro_auc for measured, _ in splits]),
         macro_f1=_mean([_mean(list(f1.values())) for _, f1 in splits]),
         macro_auprc=_mean([measured.macro_auprc for measured, _ in splits]),
         ece=_mean([measured.ece for measured, _ in splits]),
@@ -126,26 +123,6 @@ def with_f1_thresholds(manifest: Manifest, tuning: Tuning) -> Manifest:
     return msgspec.structs.replace(manifest, calibration=tuning.calibration, operating_points=points)
 
 
-def fit_platt(logits: FloatArray, positive: BoolArray) -> tuple[float, float]:
-    """Return (scale, bias) for which sigmoid(scale · logit + bias) fits the truth best; both inputs are (records,).
-
-    Maximum likelihood with the smoothed targets of Platt 1999, so that separable records do not give infinite scales.
-    """
-    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
-    target = np.where(positive, (n_positive + 1) / (n_positive + 2), 1 / (n_negative + 2))
-
-    def loss_and_gradient(parameters: FloatArray) -> tuple[float, FloatArray]:
-        z = parameters[0] * logits + parameters[1]
-        loss = np.logaddexp(0.0, z) - target * z
-        slope = expit(z) - target
-        return float(loss.mean()), np.array([(slope * logits).mean(), slope.mean()])
-
-    start = np.array([1.0, 0.0])
-    fitted = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", bounds=[SCALE_RANGE, (None, None)],
-                      options={"ftol": 1e-14, "gtol": 1e-9})  # fmt: skip
-    return round(float(fitted.x[0]), DIGITS), round(float(fitted.x[1]), DIGITS)
-
-
 def f1_threshold(positive: BoolArray, probabilities: FloatArray) -> float:
     """Return the threshold with the highest F1; of equals the highest."""
     precision, recall, cuts = _curve(positive, probabilities)
@@ -163,13 +140,3 @@ def _curve(positive: BoolArray, probabilities: FloatArray) -> tuple[FloatArray, 
     precision, recall, called_from = precision_recall_curve(positive, probabilities)
     below = np.concatenate([[0.0], called_from[:-1]])
     return precision[:-1], recall[:-1], (below + called_from) / 2
-
-
-def _calibration(
-    before: Calibration, logits: NDArray[np.float32], labels: NDArray[np.float32], measured: list[bool]
-) -> Calibration:
-    fitted = [
-        fit_platt(logits[:, k].astype(np.float64), labels[:, k] > 0.5) if known else (before.scale[k], before.bias[k])
-        for k, known in enumerate(measured)
-    ]
-    return Calibration(scale=[scale for scale, _ in fitted], bias=[bias for _, bias in fitted])

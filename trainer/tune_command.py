@@ -92,6 +92,7 @@ class Tuned:
         """Return the figures as the manifest keeps them, without where they come from."""
         return {
             **self.measurement.to_builtins(),
+            "macro_auc_crossfit": self.crossfit.macro_auc,
             "macro_f1_crossfit": self.crossfit.macro_f1,
             "macro_auprc_crossfit": self.crossfit.macro_auprc,
             "ece_crossfit": self.crossfit.ece,
@@ -154,7 +155,8 @@ def _print(before: Manifest, after: Manifest, tuned: Tuned) -> None:
     console.print(figures_table(f"{after.name} {after.version}, as tuned", tuned.measurement))
     if tuned.crossfit.macro_f1 is not None:
         console.print(
-            f"Fitted on one half of the patients, measured on the other: macro-F1 {tuned.crossfit.macro_f1:.4f}, "
+            f"Fitted on one half of the patients, measured on the other: macro-AUC {tuned.crossfit.macro_auc:.4f}, "
+            f"macro-F1 {tuned.crossfit.macro_f1:.4f}, "
             f"average precision {tuned.crossfit.macro_auprc:.4f}, calibration error {tuned.crossfit.ece:.4f}"
         )
     for sheet in alert_sheets(tuned.alerts) if tuned.alerts is not None else ():

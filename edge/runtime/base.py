@@ -82,7 +82,14 @@ def check_frames(manifest: Manifest, slots: int, frames: Float32Array) -> None:
         )
 
 
+FARTHEST_LOGIT = 1e6
+
+
 def calibrated(calibration: Calibration, logits: Float32Array) -> NDArray[np.float64]:
-    """Turn logits (..., classes) into calibrated probabilities by Platt scaling (Platt 1999)."""
-    scaled = np.asarray(logits, dtype=np.float64) * calibration.scale + calibration.bias
+    """Turn logits (..., classes) into calibrated probabilities, each record's by itself to the last bit."""
+    logits = np.asarray(logits, dtype=np.float64)
+    scaled = logits * calibration.scale + calibration.bias
+    if calibration.others:
+        finite = np.clip(logits, -FARTHEST_LOGIT, FARTHEST_LOGIT)  # infinity times a weight of 0 is no number
+        scaled = scaled + (finite[..., np.newaxis, :] * calibration.others).sum(axis=-1)
     return 1.0 / (1.0 + np.exp(-np.clip(scaled, -60.0, 60.0)))

@@ -64,10 +64,12 @@ def window_tensor(samples: int, leads: int) -> StateTensor:
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Platt scaling per class: probability = sigmoid(scale · logit + bias)."""
+    """From logits to probabilities: of class k, sigmoid(scale[k] · logit[k] + Σ others[k][j] · logit[j] + bias[k])."""
 
     scale: list[float]
     bias: list[float]
+    others: list[list[float]] = []
+    """How much each other class adds, 0 for its own; empty where every class is calibrated by itself."""
 
 
 class OperatingPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -174,6 +176,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         leads, classes = len(self.leads), len(self.classes)
         signal, calibration = self.signal, self.calibration
         numbers = [*signal.mean_mv, *signal.std_mv, *calibration.scale, *calibration.bias, *sum(signal.sos, ())]
+        numbers += [weight for row in calibration.others for weight in row]
         return [
             (self.kind not in KINDS, f"kind is {self.kind}, and this ecg-edge knows {' and '.join(KINDS)}"),
             (any(lead not in STANDARD_LEADS for lead in self.leads), "leads has a name that is not a standard lead"),
@@ -183,6 +186,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 "signal.mean_mv and std_mv go by lead",
             ),
             (len(calibration.scale) != classes or len(calibration.bias) != classes, "calibration needs one per class"),
+            (
+                [len(row) for row in calibration.others] not in ([], [classes] * classes),
+                "calibration.others needs a row and a column per class, or nothing",
+            ),
             (not all(math.isfinite(n) for n in numbers), "a number is not finite"),
             (any(std <= 0 for std in signal.std_mv), "signal.std_mv must be positive"),
             (not signal.sos, "signal.sos is empty"),

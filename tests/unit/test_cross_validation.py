@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import msgspec
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from edge.errors import RecordError
+from tests.scored import records_that_lean
 from tests.tiny_ptbxl import rows_of, write_ptbxl
 from trainer.cli import main
-from trainer.cross_validate import parts_of
+from trainer.cross_validate import Part, PartResult, joined, parts_of
 from trainer.data import Split
 from trainer.preset import TrainingPreset
 from trainer.ptbxl import CLASSES, open_ptbxl
@@ -117,3 +120,33 @@ def test_a_recipe_without_soft_labels_takes_none(cached):
     split = Split(np.zeros((len(rows), 1, 12), np.float32), cached.labels[rows])
     with pytest.raises(RecordError, match="soft_label_share"):
         with_targets(split, cached, rows, msgspec.structs.replace(TrainingPreset()), [soft([1])], seed=0)
+
+
+def held_out_results(records=2000):
+    """What two parts say of the records they held out, whose second class leans on the first."""
+    logits, labels = records_that_lean(records)
+    ids = np.random.default_rng(0).permutation(records)
+    halves = [slice(None, records // 2), slice(records // 2, None)]
+    return [PartResult(Part([], [], [k]), 0.5, ids[at], logits[at], labels[at]) for k, at in enumerate(halves)]
+
+
+def test_soft_labels_are_calibrated_in_the_order_of_the_records():
+    results = held_out_results()
+    soft_labels = joined(results, ("A", "B"))
+    np.testing.assert_array_equal(soft_labels.ecg_ids, np.arange(2000))
+    labels, logits = (
+        np.concatenate([getattr(result, name) for result in results])[
+            np.argsort(np.concatenate([result.ecg_ids for result in results]))
+        ]
+        for name in ("labels", "logits")
+    )
+    raw, said = (roc_auc_score(labels[:, 1], of[:, 1]) for of in (logits, soft_labels.probabilities))
+    assert said > raw + 0.02
+
+
+def test_a_part_s_own_labels_say_nothing_of_its_soft_labels():
+    results = held_out_results()
+    turned = dataclasses.replace(results[0], labels=1 - results[0].labels)
+    before, after = (joined([first, results[1]], ("A", "B")) for first in (results[0], turned))
+    np.testing.assert_array_equal(before.of(results[0].ecg_ids), after.of(results[0].ecg_ids))
+    assert (before.of(results[1].ecg_ids) != after.of(results[1].ecg_ids)).any()

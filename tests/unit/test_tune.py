@@ -10,9 +10,10 @@ from scipy.special import expit
 
 from edge.runtime.base import calibrated
 from edge.runtime.manifest import Calibration, OperatingPoint
+from tests.scored import records_off_by
 from tests.tiny_bundle import tiny_manifest
-from trainer.metrics import class_figures, expected_calibration_error, figures
-from trainer.tune import SCALE_RANGE, SPLITS, cross_fit, f1_threshold, fit_platt, tune, with_f1_thresholds
+from trainer.metrics import class_figures, figures
+from trainer.tune import SPLITS, cross_fit, f1_threshold, tune, with_f1_thresholds
 
 TRUTH = np.array([False, False, True, False, True, True])
 PROBABILITIES = np.array([0.1, 0.2, 0.3, 0.6, 0.7, 0.9])
@@ -24,37 +25,6 @@ scored_records = st.lists(st.tuples(st.booleans(), st.integers(1, 99)), min_size
 
 def as_arrays(records):
     return np.array([truth for truth, _ in records]), np.array([score / 100 for _, score in records])
-
-
-def records_of(scale, bias, records=20_000, seed=0):
-    """Logits of a model that is off by this scale and bias, and the truth."""
-    rng = np.random.default_rng(seed)
-    logits = rng.normal(0, 2, records)
-    return logits, rng.random(records) < expit(scale * logits + bias)
-
-
-@pytest.mark.parametrize(("scale", "bias"), [(1.0, 0.0), (0.5, -1.0), (2.0, 0.7)])
-def test_platt_scaling_finds_the_scale_and_bias_the_records_were_made_with(scale, bias):
-    logits, positive = records_of(scale, bias)
-    assert fit_platt(logits, positive) == pytest.approx((scale, bias), abs=0.1)
-
-
-def test_platt_scaling_calibrates():
-    logits, positive = records_of(0.4, -1.0)
-    scale, bias = fit_platt(logits, positive)
-    assert expected_calibration_error(positive, expit(logits)) > 0.1
-    assert expected_calibration_error(positive, expit(scale * logits + bias)) < 0.02
-
-
-def test_separable_records_give_a_finite_scale():
-    scale, bias = fit_platt(np.array([-3.0, -2.0, 2.0, 3.0]), np.array([False, False, True, True]))
-    assert SCALE_RANGE[0] <= scale < SCALE_RANGE[1]
-    assert abs(bias) < 5
-
-
-def test_a_model_that_ranks_backwards_is_not_turned_around():
-    logits, positive = records_of(-1.0, 0.0)
-    assert fit_platt(logits, positive)[0] == SCALE_RANGE[0]
 
 
 def test_f1_threshold_by_hand():
@@ -75,7 +45,7 @@ def test_a_class_without_positives_keeps_what_the_bundle_has():
         operating_points={name: OperatingPoint(0.31, 0.41, 0.21, 2.0) for name in ("NORM", "MI")},
         classes=["NORM", "MI"],
     )
-    logits, positive = records_of(1.0, 0.0, records=500)
+    logits, positive = records_off_by(1.0, 0.0, records=500)
     labels = np.stack([positive, np.zeros(500)], axis=1).astype(np.float32)
     tuning = tune(manifest, np.stack([logits, logits], axis=1).astype(np.float32), labels)
     assert tuning.f1_thresholds["MI"] == 0.31
@@ -86,7 +56,7 @@ def test_a_class_without_positives_keeps_what_the_bundle_has():
 
 def test_thresholds_apply_to_calibrated_probabilities():
     manifest = tiny_manifest(classes=["NORM"])
-    logits, positive = records_of(0.3, -1.0, records=4000)
+    logits, positive = records_off_by(0.3, -1.0, records=4000)
     tuning = tune(manifest, logits[:, None].astype(np.float32), positive[:, None].astype(np.float32))
     scale, bias = tuning.calibration.scale[0], tuning.calibration.bias[0]
     chosen = tuning.f1_thresholds["NORM"]

@@ -141,7 +141,12 @@ def _whole_records(sources: Sources, plots: _Plots) -> Iterable[str]:
         yield "\n".join(plots.beside(evaluated.printed.plots))
         if evaluated.printed.groups:
             yield markdown(groups_sheet(evaluated.printed.groups, "Macro-AUC by sex and age, whole records"))
-    names = {"macro_f1": "macro-F1", "macro_auprc": "macro average precision", "ece": "calibration error"}
+    names = {
+        "macro_auc": "macro-AUC",
+        "macro_f1": "macro-F1",
+        "macro_auprc": "macro average precision",
+        "ece": "calibration error",
+    }
     apart = {words: metrics.get(f"{name}_crossfit") for name, words in names.items()}
     if all(isinstance(value, float) for value in apart.values()):
         yield (

@@ -20,7 +20,6 @@ from edge.runtime.manifest import (
     ONNX_NAME,
     WEIGHTS_NAME,
     WINDOWED,
-    Calibration,
     Manifest,
     OperatingPoint,
     StateTensor,
@@ -29,6 +28,7 @@ from edge.runtime.manifest import (
 from export.graph import recurrent_graph
 from export.precision import float16_graph
 from export.windowed import HOP_S, WINDOW_S, windowed_graph
+from trainer.calibration import identity
 from trainer.checkpoint import Checkpoint
 from trainer.kinds import MAMBA, describe_config
 from trainer.model import ModelConfig, state_layout
@@ -86,7 +86,7 @@ def manifest_of(checkpoint: Checkpoint, name: str, version: str, hashes: dict[st
         leads=facts.leads,
         signal=facts.signal,
         **_kind_of(checkpoint),
-        calibration=Calibration(scale=[1.0] * len(facts.classes), bias=[0.0] * len(facts.classes)),
+        calibration=identity(len(facts.classes)),
         operating_points=dict.fromkeys(facts.classes, UNTUNED),
         training={**facts.training, "preset": facts.preset},
         files=hashes,

@@ -92,4 +92,5 @@ def calibrated(calibration: Calibration, logits: Float32Array) -> NDArray[np.flo
     if calibration.others:
         finite = np.clip(logits, -FARTHEST_LOGIT, FARTHEST_LOGIT)  # infinity times a weight of 0 is no number
         scaled = scaled + (finite[..., np.newaxis, :] * calibration.others).sum(axis=-1)
-    return 1.0 / (1.0 + np.exp(-np.clip(scaled, -60.0, 60.0)))
+    probabilities: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-np.clip(scaled, -60.0, 60.0)))
+    return probabilities

@@ -14,6 +14,7 @@ from edge.monitor.offline import score_recordings
 from edge.replay.patient import simulate
 from edge.replay.records import Recording, read_recording
 from edge.runtime.bundle import load_bundle
+from edge.runtime.manifest import Calibration
 from edge.runtime.select import open_runtime
 from edge.signal.leads import STANDARD_LEADS
 from tests.ecg import millivolts, patient
@@ -130,8 +131,15 @@ def test_occlusion_says_how_far_the_logit_falls_without_each_lead(subject_of, na
     for lead in range(12):
         without = window.x.clone()
         without[:, :, lead] = window.flat()[:, :, lead]
-        fall = window.logits()[target] - window.logits_of(without)[0, target].item()
+        fall = (window.evidence_of(window.x) - window.evidence_of(without))[0, target].item()
         assert found.leads[lead] == pytest.approx(fall, abs=1e-5)
+
+
+def test_what_is_explained_is_the_published_probability(subject_of):
+    leaning = Calibration([1.5] * 5, [0.3] * 5, (0.2 - 0.2 * np.eye(5)).tolist())
+    window = window_at(replace(subject_of("mamba"), calibration=leaning), recording(12))
+    published = window.subject.probabilities(window.logits())
+    np.testing.assert_allclose(window.evidence_of(window.x)[0].sigmoid().tolist(), list(published.values()), rtol=1e-5)
 
 
 def test_a_gradient_is_what_a_small_change_in_millivolts_does(subject_of):
@@ -142,7 +150,7 @@ def test_a_gradient_is_what_a_small_change_in_millivolts_does(subject_of):
     moved = window.x.repeat(2, 1, 1)
     moved[:, sample, lead] += torch.tensor([1.0, -1.0]) * step_mv / std_mv
 
-    up, down = window.logits_of(moved)[:, CLASSES.index("CD")].tolist()
+    up, down = window.evidence_of(moved)[:, CLASSES.index("CD")].tolist()
 
     assert abs(up - down) / (2 * step_mv) == pytest.approx(found.samples[sample, lead], rel=0.05)
 

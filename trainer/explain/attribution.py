@@ -7,7 +7,8 @@
 - occlusion: by how much the logit falls when a lead, or a fifth of a second of it, is put flat (Zeiler & Fergus 2014,
   arXiv:1311.2901).
 
-All three look at the logit before calibration, with the state a streaming model had before the window held fixed.
+All three look at the calibrated logit, whose sigmoid is the published probability, with the state that a streaming
+model had before the window held fixed.
 """
 
 from __future__ import annotations
@@ -76,19 +77,19 @@ def binned(samples: FloatArray, rate_hz: int) -> FloatArray:
 
 
 def _gradient(window: SeenWindow, target: int) -> Attribution:
-    slopes = Saliency(window.logits_of).attribute(window.x.clone().requires_grad_(), target=target, abs=True)
+    slopes = Saliency(window.evidence_of).attribute(window.x.clone().requires_grad_(), target=target, abs=True)
     samples = _array(slopes) / np.asarray(window.subject.signal.std_mv)
     return Attribution("gradient", "logit per mV", False, samples, samples.sum(0))
 
 
 def _integrated_gradients(window: SeenWindow, target: int) -> Attribution:
     flat = window.flat()
-    shares = IntegratedGradients(window.logits_of).attribute(
+    shares = IntegratedGradients(window.evidence_of).attribute(
         window.x.clone(), baselines=flat, target=target, n_steps=STEPS, internal_batch_size=BATCH
     )
     samples = _array(shares)
     with torch.inference_mode():
-        ends = window.logits_of(torch.cat([window.x, flat]))[:, target]
+        ends = window.evidence_of(torch.cat([window.x, flat]))[:, target]
     complete = Completeness(float(samples.sum()), float(ends[0] - ends[1]))
     return Attribution("integrated gradients", "logit", True, samples, samples.sum(0), complete)
 
@@ -106,7 +107,7 @@ def _occlusion(window: SeenWindow, target: int) -> Attribution:
 def _ablated(window: SeenWindow, target: int, mask: Tensor) -> FloatArray:
     """Return by how much the logit falls when the samples of one number in the mask are put flat, at each of them."""
     return _array(
-        FeatureAblation(window.logits_of).attribute(
+        FeatureAblation(window.evidence_of).attribute(
             window.x, baselines=window.flat(), target=target, feature_mask=mask, perturbations_per_eval=BATCH
         )
     )

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from edge.errors import BundleError
 from edge.runtime.base import calibrated
 from edge.runtime.bundle import Bundle
 from edge.runtime.manifest import Calibration, SignalSpec
+from trainer.calibration import identity
 from trainer.checkpoint import Checkpoint, model_from_bundle
 from trainer.model import EcgMamba
 from trainer.networks.windowed import Sliding, Windowed
@@ -36,6 +39,14 @@ class Subject:
     """Where a class is called; empty before `ecg-trainer tune` has seen the model."""
     model_hash: str | None = None
     """What alerts name the model by; a checkpoint has none."""
+
+    def calibrated_logits(self, logits: Tensor) -> Tensor:
+        """Return logits (..., classes) as calibrated: their sigmoid is the published probability."""
+        calibration = self.calibration
+        weights = np.diag(calibration.scale)
+        if calibration.others:
+            weights = weights + np.array(calibration.others)
+        return logits @ torch.from_numpy(weights.T).float() + torch.tensor(calibration.bias)
 
     def probabilities(self, logits: NDArray[np.float32]) -> dict[str, float]:
         """Return class → calibrated probability of logits (classes,)."""
@@ -76,7 +87,6 @@ def subject_of_checkpoint(checkpoint: Checkpoint) -> Subject:
         hop_samples = round(HOP_S * facts.signal.rate_hz)
         window_samples = round(RECORD_SAMPLES / RATE_HZ * facts.signal.rate_hz)
         along = Sliding(checkpoint.windowed_model(), window_samples, len(facts.leads)).eval()
-    count = len(facts.classes)
     return Subject(
         name=str(facts.preset.get("name") or facts.kind),
         model=along,
@@ -85,6 +95,6 @@ def subject_of_checkpoint(checkpoint: Checkpoint) -> Subject:
         signal=facts.signal,
         hop_samples=hop_samples,
         window_samples=window_samples,
-        calibration=Calibration(scale=[1.0] * count, bias=[0.0] * count),
+        calibration=identity(len(facts.classes)),
         thresholds={},
     )

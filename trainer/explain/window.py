@@ -59,6 +59,10 @@ class SeenWindow:
             return logits_after(model, x, state)
         return model(x, state)[0]  # type: ignore[no-any-return]
 
+    def evidence_of(self, x: Tensor) -> Tensor:
+        """Return the calibrated logits (B, classes) of such contents: what the published probabilities rest on."""
+        return self.subject.calibrated_logits(self.logits_of(x))
+
     @torch.inference_mode()
     def logits(self) -> NDArray[np.float32]:
         """Return the logits (classes,) of the window as it was."""

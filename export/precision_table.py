@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from edge.runtime import onnx
+from edge.runtime.base import calibrated
 from edge.runtime.bundle import Bundle
 from edge.runtime.manifest import WINDOWED
 from edge.runtime.select import open_runtime
@@ -167,5 +168,6 @@ def _score(variant: Bundle, records: LabelledRecords, precision: str) -> _Scores
         logits = stream_logits(
             open_runtime(variant, onnx.NAME), records.data, rows, lambda done: bar.advance(task, done)
         )
-    aucs = [roc_auc_score(labels[:, index], logits[:, index]) for index in range(labels.shape[1])]
+    published = calibrated(variant.manifest.calibration, logits)
+    aucs = [roc_auc_score(labels[:, index], published[:, index]) for index in range(labels.shape[1])]
     return _Scores(logits, float(np.mean(aucs)))

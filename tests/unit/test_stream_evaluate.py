@@ -6,8 +6,10 @@ import json
 import shutil
 
 import msgspec
+import numpy as np
 import pytest
 
+from edge.runtime.bundle import read_manifest, write_manifest
 from tests.tiny_bundle import tiny_bundle
 from tests.tiny_ptbxl import rows_of, write_ptbxl
 from trainer.cli import main
@@ -88,6 +90,20 @@ def test_the_same_seed_gives_the_same_figures(result_of, root, bundle_path):
     first, again, other = result_of(*words), result_of(*words), result_of(*words, "--seed", 1)
     assert first["warm"] == again["warm"]
     assert first["warm"] != other["warm"]
+
+
+def test_published_probabilities_are_ranked_not_single_outputs(result_of, root, bundle_path):
+    manifest = read_manifest(bundle_path)
+    leaning = np.random.default_rng(0).normal(size=(5, 5)) * (1 - np.eye(5))
+    calibration = msgspec.structs.replace(manifest.calibration, others=leaning.tolist())
+    evaluate = ("evaluate", "--data", root, "--bundle", bundle_path, "--folds", 9, "--mode", "stream", "--bootstrap", 0)
+    streams = ("stream-evaluate", "--data", root, "--bundle", bundle_path, "--quick", "--only", "warm", "groups",
+               "--bootstrap", 0)  # fmt: skip
+    alone = result_of(*evaluate)["macro_auc"]
+    write_manifest(bundle_path, msgspec.structs.replace(manifest, calibration=calibration))
+    together = result_of(*evaluate)["macro_auc"]
+    assert together != alone
+    assert result_of(*streams)["warm"][0]["auc"]["macro"] == together
 
 
 def test_without_json_tables_name_what_was_measured(capsys, root, bundle_path):

@@ -14,6 +14,7 @@ from trainer.metrics import is_measurable
 
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
+Scores = Float32Array | FloatArray
 
 SEED = 0
 
@@ -32,7 +33,7 @@ class Auc:
     """Of the same replicates, so that what all ways share does not widen it."""
 
 
-def compare(labels: Float32Array, ways: Sequence[Float32Array], classes: Sequence[str], replicates: int) -> list[Auc]:
+def compare(labels: Float32Array, ways: Sequence[Scores], classes: Sequence[str], replicates: int) -> list[Auc]:
     """Measure scores, each (records, classes), against labels of that shape; the first is what others differ from.
 
     Intervals hold 95 % of the bootstrap replicates over records; 0 replicates give none.
@@ -59,7 +60,7 @@ def compare(labels: Float32Array, ways: Sequence[Float32Array], classes: Sequenc
 
 
 def _measure(
-    labels: Float32Array, scores: Float32Array, classes: Sequence[str]
+    labels: Float32Array, scores: Scores, classes: Sequence[str]
 ) -> tuple[float | None, dict[str, float | None]]:
     positive = labels > 0.5
     per_class = {
@@ -70,7 +71,7 @@ def _measure(
     return (float(np.mean(known)) if known else None), per_class
 
 
-def _replicated(labels: Float32Array, scores: Float32Array, drawn: FloatArray) -> FloatArray:
+def _replicated(labels: Float32Array, scores: Scores, drawn: FloatArray) -> FloatArray:
     """Return the macro-AUC of every replicate, (replicates,), of the classes with both kinds of records there."""
     positive = labels > 0.5
     measured = [k for k in range(labels.shape[1]) if is_measurable(positive[:, k])]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.ptbxl import PtbXl
-from trainer.stream_evaluation.auc import compare
+from trainer.stream_evaluation.auc import Scores, compare
 from trainer.stream_evaluation.result import GroupRow
 
 Float32Array = NDArray[np.float32]
@@ -21,7 +21,7 @@ AGE_GROUPS = ((0, 40), (40, 60), (60, 80), (80, 1000))
 
 
 def group_rows(
-    data: PtbXl, rows: Rows, labels: Float32Array, scores: Float32Array, classes: Sequence[str], replicates: int
+    data: PtbXl, rows: Rows, labels: Float32Array, scores: Scores, classes: Sequence[str], replicates: int
 ) -> list[GroupRow]:
     """Measure scores and labels of these rows, both (records, classes), in every group that has records."""
     return [

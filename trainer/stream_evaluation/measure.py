@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.runtime.base import Runtime
+from edge.runtime.base import Runtime, calibrated
 from trainer.predict import labels_of
 from trainer.progress import progress
 from trainer.ptbxl import PtbXl
@@ -33,6 +33,7 @@ from trainer.streams.traces import score_streams
 from trainer.streams.tune import figures_of
 from trainer.streams.warm import pasts, random_playlists, score_after, score_cold, strangers, turns_of
 
+FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
@@ -93,8 +94,14 @@ class Evaluation:
         return said
 
     def compared(self, rows: Rows, ways: Sequence[Float32Array], replicates: int | None = None) -> list[Auc]:
-        """Measure logits (records, classes) of the same records."""
-        return compare(self.labels(rows), ways, self.classes, self.replicates if replicates is None else replicates)
+        """Measure logits (records, classes) of the same records, calibrated as they are published."""
+        published = [self.published(logits) for logits in ways]
+        drawn = self.replicates if replicates is None else replicates
+        return compare(self.labels(rows), published, self.classes, drawn)
+
+    def published(self, logits: Float32Array) -> FloatArray:
+        """Return the probabilities of logits (..., classes)."""
+        return calibrated(self.runtime.bundle.manifest.calibration, logits)
 
     def warm(self, said: dict[float, Said]) -> list[WarmRow]:
         """Measure every record at its last second, cold and after each time."""
@@ -116,7 +123,7 @@ class Evaluation:
 
     def groups(self, said: dict[float, Said]) -> list[GroupRow]:
         """Measure groups by sex and age, on warm streams."""
-        scores = said[self.amount.after_minutes].logits[:, -1]
+        scores = self.published(said[self.amount.after_minutes].logits[:, -1])
         labels = self.labels(self.rows)
         return group_rows(self.data, self.rows, labels, scores, self.classes, self.replicates)
 

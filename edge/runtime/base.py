@@ -83,6 +83,7 @@ def check_frames(manifest: Manifest, slots: int, frames: Float32Array) -> None:
 
 
 FARTHEST_LOGIT = 1e6
+"""As good as infinite, and still a number after a multiplication by 0."""
 
 
 def calibrated(calibration: Calibration, logits: Float32Array) -> NDArray[np.float64]:
@@ -90,7 +91,8 @@ def calibrated(calibration: Calibration, logits: Float32Array) -> NDArray[np.flo
     logits = np.asarray(logits, dtype=np.float64)
     scaled = logits * calibration.scale + calibration.bias
     if calibration.others:
-        finite = np.clip(logits, -FARTHEST_LOGIT, FARTHEST_LOGIT)  # infinity times a weight of 0 is no number
-        scaled = scaled + (finite[..., np.newaxis, :] * calibration.others).sum(axis=-1)
+        finite = np.clip(logits, -FARTHEST_LOGIT, FARTHEST_LOGIT)
+        for lender, weights in enumerate(np.transpose(calibration.others)):  # in this order, whatever the batch
+            scaled += finite[..., lender, np.newaxis] * weights
     probabilities: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-np.clip(scaled, -60.0, 60.0)))
     return probabilities

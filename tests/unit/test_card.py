@@ -101,12 +101,17 @@ def test_a_card_holds_every_figure_and_small_plots(result_of, root, bundle_path,
 def test_a_card_of_a_bundle_alone_shows_what_it_was_tuned_to(result_of, root, bundle_path, tmp_path):
     result_of("tune", "--data", root, "--bundle", bundle_path)
     manifest = load_bundle(bundle_path).manifest
+    leaning = [[0.0] * 5 for _ in range(5)]
+    leaning[4][2] = -0.34
+    calibration = msgspec.structs.replace(manifest.calibration, scale=[1.25] * 5, bias=[0.5] * 5, others=leaning)
+    manifest = msgspec.structs.replace(manifest, calibration=calibration)
     watched = StateMonitor({manifest.state[0].name: StateRange(0.1, 0.2, 0.3, 0.4, 0.8125)})
     write_manifest(bundle_path, msgspec.structs.replace(manifest, state_monitor=watched))
     result_of("card", "--bundle", bundle_path, "--out", tmp_path / "card")
     card = (tmp_path / "card" / "MODEL_CARD.md").read_text()
     assert f"{manifest.metrics['macro_auc']:.4f}" in card
     assert "0.8125" in card
+    assert "| HYP | 0.00 | 0.00 | -0.34 | 0.00 | 1.25 | 0.50 |" in card
     assert "null" not in card
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edge.runtime.manifest import StateMonitor
+from edge.runtime.manifest import Manifest, StateMonitor
 from trainer.bootstrap import Interval
 from trainer.card.markdown import sentences, settings_text
 from trainer.card.sources import Evaluated, Sources
@@ -53,6 +53,27 @@ def seed_sheets(sources: Sources) -> list[Sheet]:
     if sources.seeds.streams:
         sheets.append(_streams_by_seed([*sources.own.streams, *sources.seeds.streams]))
     return sheets
+
+
+def calibration_sheet(manifest: Manifest) -> Sheet:
+    """Return how much each class's output counts in each class's probability."""
+    calibration, classes = manifest.calibration, manifest.classes
+    weights = np.diag(calibration.scale)
+    if calibration.others:
+        weights = weights + np.array(calibration.others)
+    rows: list[list[Cell]] = [
+        [name, *(f"{weight:.2f}" for weight in of_class), f"{bias:.2f}"]
+        for name, of_class, bias in zip(classes, weights.tolist(), calibration.bias, strict=True)
+    ]
+    return Sheet(
+        title="What the outputs count in each class's probability",
+        columns=["probability of", *(f"output {name}" for name in classes), "constant"],
+        rows=rows,
+        notes="A probability is the sigmoid of a row's sum: a network that sees much wrong with an ECG says some "
+        "classes too readily, which its own training records do not show."
+        if calibration.others
+        else "",
+    )
 
 
 def state_sheet(monitor: StateMonitor) -> Sheet:

@@ -14,7 +14,7 @@ from edge.runtime.manifest import Manifest
 from trainer.card import text
 from trainer.card.markdown import image, markdown, plain_text, sentences, settings_text
 from trainer.card.sources import Sources, alert_tuning, tuned_figures
-from trainer.card.tables import figures_sheet, seed_sheets, state_sheet
+from trainer.card.tables import calibration_sheet, figures_sheet, seed_sheets, state_sheet
 from trainer.ptbxl import CLASSES
 from trainer.stream_evaluation.plots import write_stream_plots
 from trainer.stream_evaluation.result import StreamEvaluation
@@ -24,6 +24,8 @@ from trainer.streams.report import alert_sheets, write_trade_off
 CARD_NAME = "MODEL_CARD.md"
 PLOTS_NAME = "plots"
 FLOAT32_BYTES = 4
+MOST_COLUMNS = 8
+"""A table of more classes than these is not read by anybody."""
 PANELS = {
     "warm": ["warm"],
     "seconds": ["seconds"],
@@ -131,6 +133,8 @@ def _training(manifest: Manifest) -> str:
     lines += [f"The recipe: {settings_text(recipe)}."] if recipe else []
     tuned = manifest.metrics.get("command")
     lines += [f"Calibration and thresholds:\n\n```sh\n{tuned}\n```"] if tuned else []
+    if tuned and len(manifest.classes) <= MOST_COLUMNS:
+        lines.append(markdown(calibration_sheet(manifest)))
     return _join(lines)
 
 

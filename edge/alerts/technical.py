@@ -119,9 +119,8 @@ class TechnicalAlerts:
         self._node = node
         self._rules = rules
         self._update_every_s, self._expires_s = update_every_s, expires_s
-        self._tracks = {code: _Track() for code in TechnicalCode}
-        self._active: set[TechnicalCode] = set()
-        """Codes that are open or have begun to last: nothing happens to the others while they are absent."""
+        self._tracks: dict[TechnicalCode, _Track] = {}
+        """Of codes that are open or have begun to last: nothing happens to the others while they are absent."""
 
     @property
     def open(self) -> dict[TechnicalCode, AlertEvent]:
@@ -136,8 +135,7 @@ class TechnicalAlerts:
             if last.kind != "technical":
                 continue
             if last.code in known:
-                self._tracks[known[last.code]].last = last
-                self._active.add(known[last.code])
+                self._tracks[known[last.code]] = _Track(last=last)
             else:
                 events.append(cleared(last, last.at, Reason.NOT_WATCHED))
         return events
@@ -156,14 +154,14 @@ class TechnicalAlerts:
         """
         onset = Point(moment.index, moment.now_ns)
         events = self._observe(STREAM_CODES, present, elapsed_s, moment, onset, None)
-        if any(self._tracks[code].last is not None for code in WITHOUT_SIGNAL & self._active):
+        if any(self._tracks[code].last is not None for code in WITHOUT_SIGNAL & self._tracks.keys()):
             events += self._close(SIGNAL_CODES, moment.point, Reason.NO_SIGNAL)
         return events
 
     @property
     def calm(self) -> bool:
         """Whether no stream condition is open or has begun to last: a poll that sees none may then be left out."""
-        return not STREAM_CODES & self._active
+        return not self._tracks or not STREAM_CODES & self._tracks.keys()
 
     def close_all(self, at: Point, reason: Reason) -> list[AlertEvent]:
         """End every open condition, as when the stream is given up."""
@@ -171,12 +169,10 @@ class TechnicalAlerts:
 
     def _close(self, codes: Iterable[TechnicalCode], at: Point, reason: Reason) -> list[AlertEvent]:
         events = []
-        for code in sorted(codes):
-            last = self._tracks[code].last
+        for code in sorted(self._tracks.keys() & set(codes)):
+            last = self._tracks.pop(code).last
             if last is not None:
                 events.append(cleared(last, at, reason))
-            self._tracks[code] = _Track()
-            self._active.discard(code)
         return events
 
     def _observe(
@@ -188,22 +184,18 @@ class TechnicalAlerts:
         onset: Point,
         quality: float | None,
     ) -> list[AlertEvent]:
-        events = []
-        for code in sorted(watched & self._active.union(present)):
-            track = self._tracks[code]
+        events: list[AlertEvent] = []
+        if not present and not self._tracks:  # as nearly always
+            return events
+        for code in sorted(watched & (self._tracks.keys() | set(present))):
+            track = self._tracks.setdefault(code, _Track())
             track.since_event_s += elapsed_s
             state = self._next_state(code, track, code in present, elapsed_s, onset)
             if state is not None:
                 events.append(self._event(code, track, state, moment, quality))
-            self._note_activity(code)
+            if state is State.CLEARED or (track.last is None and track.present_s == 0.0):
+                del self._tracks[code]
         return events
-
-    def _note_activity(self, code: TechnicalCode) -> None:
-        track = self._tracks[code]
-        if track.last is None and track.present_s == 0.0:
-            self._active.discard(code)
-        else:
-            self._active.add(code)
 
     def _next_state(
         self, code: TechnicalCode, track: _Track, present: bool, elapsed_s: float, onset: Point
@@ -227,7 +219,7 @@ class TechnicalAlerts:
     def _event(
         self, code: TechnicalCode, track: _Track, state: State, moment: Moment, quality: float | None
     ) -> AlertEvent:
-        """Make the event and remember it as the condition's last; a clear ends the track."""
+        """Make the event and remember it as the condition's last."""
         last = track.last or self._blank(code, track.onset or moment.point, moment)
         event = msgspec.structs.replace(
             last,
@@ -242,8 +234,6 @@ class TechnicalAlerts:
             reason=None,
         )
         track.last, track.since_event_s = event, 0.0
-        if state is State.CLEARED:
-            self._tracks[code] = _Track()
         return event
 
     def _blank(self, code: TechnicalCode, onset: Point, moment: Moment) -> AlertEvent:

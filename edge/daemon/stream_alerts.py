@@ -14,7 +14,7 @@ from edge.alerts.technical import TechnicalAlerts, TechnicalCode, codes_of
 from edge.monitor.engine import HopScore
 from edge.monitor.path import Hop
 from edge.runtime.manifest import Manifest
-from edge.signal.quality import QualityAssessor, QualityReport
+from edge.signal.quality import QualityReport, assessor_for
 from edge.stream.assembler import Reset
 
 
@@ -24,7 +24,7 @@ class StreamAlerts:
     def __init__(self, device: str, node: str, model: Model, policy: AlertPolicy, manifest: Manifest) -> None:
         self._hop_s = manifest.hop_s
         self._manifest = manifest
-        self._quality = QualityAssessor(manifest.leads, manifest.signal.rate_hz)
+        self._quality = assessor_for(tuple(manifest.leads), manifest.signal.rate_hz, None)
         self.classes = ClassAlerts(device, node, model, policy)
         self.technical = TechnicalAlerts(device, node, update_every_s=policy.update_every_s, expires_s=policy.expires_s)
 
@@ -35,7 +35,8 @@ class StreamAlerts:
 
     def expect(self, full_scale_mv: tuple[float, float]) -> None:
         """Take note of the range of the device's samples: what stands at its ends is clipped."""
-        self._quality = QualityAssessor(self._manifest.leads, self._manifest.signal.rate_hz, full_scale_mv)
+        signal = self._manifest.signal
+        self._quality = assessor_for(tuple(self._manifest.leads), signal.rate_hz, full_scale_mv)
 
     def step(self, moment: Moment, hop: Hop, score: HopScore) -> tuple[list[AlertEvent], QualityReport]:
         """Take a scored hop; return what changes and how good its signal is."""

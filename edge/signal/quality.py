@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -75,3 +76,9 @@ class QualityAssessor:
             issues |= Issue.EINTHOVEN
             score *= EINTHOVEN_SCORE
         return QualityReport(round(score, 3), issues, tuple(Issue(int(code)) for code in codes))
+
+
+@lru_cache(maxsize=64)
+def assessor_for(leads: tuple[str, ...], rate_hz: int, full_scale_mv: tuple[float, float] | None) -> QualityAssessor:
+    """Return one assessor for all streams alike: it keeps nothing of what it has judged."""
+    return QualityAssessor(leads, rate_hz, full_scale_mv)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -212,9 +213,15 @@ def _checked(wave: _BinaryWave | _JsonWave, samples: Int16Array) -> Chunk:
     except TopicError as error:
         raise PayloadError("session", str(error)) from None
     return Chunk(
-        session=session, number=wave.q, index=wave.i, time_ns=wave.t, rate_hz=wave.fs, leads=tuple(wave.leads),
+        session=session, number=wave.q, index=wave.i, time_ns=wave.t, rate_hz=wave.fs, leads=_once(tuple(wave.leads)),
         samples=samples, unit=wave.unit, gain=wave.gain, baseline=wave.baseline, flags=wave.flags,
     )  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def _once(leads: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the same names as one object: thousands of streams keep them, and each message is compared with them."""
+    return leads
 
 
 _REASONS = (("`$.v`", "schema"), ("`$.i`", "index"), ("`$.leads`", "leads"), ("`$.gain`", "gain"), ("`$.fs`", "rate"))

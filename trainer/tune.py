@@ -69,25 +69,35 @@ def cross_fit(
 ) -> CrossFit:
     """Measure what tuning on half of the patients gives for the other half; logits and labels are (records, classes).
 
-    The two halves' probabilities and calls are measured together, so that every record counts once.
+    The two halves' probabilities and calls are measured together, so that every record counts once; records are ranked
+    within a half, because each half is calibrated in its own way.
     """
     rng = np.random.default_rng(seed)
     splits = [_fitted_apart(manifest, logits, labels, patients, rng) for _ in range(SPLITS)]
     return CrossFit(
         splits=SPLITS,
-        macro_auc=_mean([measured.macro_auc for measured, _ in splits]),
-        macro_f1=_mean([_mean(list(f1.values())) for _, f1 in splits]),
-        macro_auprc=_mean([measured.macro_auprc for measured, _ in splits]),
-        ece=_mean([measured.ece for measured, _ in splits]),
-        f1_per_class={name: _mean([f1[name] for _, f1 in splits]) for name in manifest.classes},
+        macro_auc=_mean([ranked.macro_auc for split in splits for ranked in split.halves]),
+        macro_f1=_mean([_mean(list(split.f1.values())) for split in splits]),
+        macro_auprc=_mean([ranked.macro_auprc for split in splits for ranked in split.halves]),
+        ece=_mean([split.together.ece for split in splits]),
+        f1_per_class={name: _mean([split.f1[name] for split in splits]) for name in manifest.classes},
     )
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The figures of probabilities that the other half of the patients calibrated, and F1 of calls so made."""
+
+    together: Figures
+    halves: list[Figures]
+    f1: dict[str, float | None]
 
 
 def _fitted_apart(
     manifest: Manifest, logits: NDArray[np.float32], labels: NDArray[np.float32], patients: NDArray[np.int64],
     rng: np.random.Generator,
-) -> tuple[Figures, dict[str, float | None]]:  # fmt: skip
-    """Return the figures of probabilities that the other half of the patients calibrated, and F1 of calls so made."""
+) -> _Split:  # fmt: skip
+    """Measure one halving of the patients, both ways."""
     half = patient_halves(patients, labels.argmax(axis=1), rng)
     probabilities, called = np.empty(logits.shape), np.empty(logits.shape, dtype=bool)
     for h in HALVES:
@@ -95,12 +105,15 @@ def _fitted_apart(
         cuts = np.array([fitted.f1_thresholds[name] for name in manifest.classes])
         probabilities[half == h] = calibrated(fitted.calibration, logits[half == h])
         called[half == h] = probabilities[half == h] >= cuts
-    measured = figures(labels, probabilities, [0.5] * len(manifest.classes), manifest.classes)
+    chosen = [slice(None), *(half == h for h in HALVES)]
+    together, *halves = (
+        figures(labels[rows], probabilities[rows], [0.5] * len(manifest.classes), manifest.classes) for rows in chosen
+    )
     f1 = {
         name: confusion(labels[:, k] > 0.5, called[:, k]).f1 if of_class.auc is not None else None
-        for k, (name, of_class) in enumerate(measured.per_class.items())
+        for k, (name, of_class) in enumerate(together.per_class.items())
     }
-    return measured, f1
+    return _Split(together, halves, f1)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

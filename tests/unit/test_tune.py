@@ -10,7 +10,7 @@ from scipy.special import expit
 
 from edge.runtime.base import calibrated
 from edge.runtime.manifest import Calibration, OperatingPoint
-from tests.scored import records_off_by
+from tests.scored import records_off_by, records_that_lean
 from tests.tiny_bundle import tiny_manifest
 from trainer.metrics import class_figures, figures
 from trainer.tune import SPLITS, cross_fit, f1_threshold, tune, with_f1_thresholds
@@ -122,6 +122,14 @@ def test_cross_fitting_a_perfect_ranking_finds_it_perfect():
     apart = cross_fit(tiny_manifest(), logits, labels, np.arange(400), seed=0)
     assert apart.macro_f1 == pytest.approx(1.0)
     assert apart.macro_auprc == pytest.approx(1.0)
+    assert apart.macro_auc == pytest.approx(1.0)
+
+
+def test_cross_fitting_shows_what_setting_leaning_classes_right_gives():
+    logits, labels = records_that_lean(records=2000)
+    apart = cross_fit(tiny_manifest(["NORM", "MI"]), logits, labels, np.arange(2000) // 2, seed=0)
+    alone = figures(labels, expit(logits.astype(np.float64)), [0.5, 0.5], ["NORM", "MI"])
+    assert apart.macro_auc > alone.macro_auc + 0.01
 
 
 def test_a_class_that_cannot_be_measured_is_null_and_left_out():

@@ -100,8 +100,9 @@ class StreamPath:
 
     def _joined(self) -> tuple[FloatArray, BoolArray]:
         """Return the samples that wait, (device samples, leads) in the device's order, and which are invalid."""
-        samples_mv = np.concatenate([self._no_samples, *self._samples_mv])
-        return samples_mv, np.concatenate([self._none_invalid, *self._invalid])
+        if not self._samples_mv:
+            return self._no_samples, self._none_invalid
+        return np.concatenate(self._samples_mv), np.concatenate(self._invalid)
 
     def _cut_all(self) -> list[Hop]:
         samples_mv, invalid = self._joined()

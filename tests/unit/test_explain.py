@@ -199,13 +199,15 @@ def test_a_model_behind_a_zero_phase_filter_is_refused():
         subject_of_checkpoint(windowed_checkpoint("resnet1d-wang", signal={"filter": "zero_phase"}))
 
 
-@pytest.mark.parametrize(
-    ("ecg_id", "class_name", "method"), [(39, "MI", "occlusion"), (286, "CD", "integrated-gradients")]
-)
+@pytest.mark.parametrize("method", ["occlusion", "integrated-gradients"])
+@pytest.mark.parametrize(("ecg_id", "class_name"), [(39, "MI"), (17, "CD"), (22, "STTC"), (30, "HYP")])
 def test_putting_the_most_salient_lead_flat_lowers_the_score_on_real_ecg(
     ptbxl_root, shipped, ecg_id, class_name, method
 ):
-    """The lead is put flat where a lead comes off: in the recording, before the filter and the device's runtime."""
+    """The lead is put flat where a lead comes off: in the recording, before the filter and the device's runtime.
+
+    Records of which the model is not sure in every lead: what many leads show, one more or less does not change.
+    """
     path = ptbxl_root / f"records100/00000/{ecg_id:05d}_lr"
     if not path.with_suffix(".hea").is_file():
         pytest.skip(f"this copy of PTB-XL has no record {ecg_id}")
@@ -214,11 +216,13 @@ def test_putting_the_most_salient_lead_flat_lowers_the_score_on_real_ecg(
 
     found = attribute(window, class_name, method)
 
-    without = heard.samples_mv.copy()
-    without[:, found.leads.argmax()] = 0.0
-    runtime = open_runtime(shipped, "auto")
-    whole, flat = (hops[-1].logits[target] for hops in score_recordings(runtime, [heard.samples_mv, without], 100))
-    assert flat < whole - 0.1
+    without_most, without_least = heard.samples_mv.copy(), heard.samples_mv.copy()
+    without_most[:, found.leads.argmax()] = 0.0
+    without_least[:, found.leads.argmin()] = 0.0
+    played = [heard.samples_mv, without_most, without_least]
+    scored = score_recordings(open_runtime(shipped, "auto"), played, 100)
+    whole, most, least = (hops[-1].logits[target] for hops in scored)
+    assert most < min(whole, least) - 0.1
     if found.complete is not None:
         assert found.complete.total == pytest.approx(found.complete.difference, rel=0.03, abs=0.03)
 

@@ -39,18 +39,19 @@ def fit_calibration(
     `together`, or with too few records for it, each class is fitted by itself, which leaves its ranking as it is. A
     class without positives or without negatives keeps what it had, and lends nothing to others.
     """
-    measured = [is_measurable(labels[:, k] > 0.5) for k in range(labels.shape[1])]
-    together = together and len(logits) >= RECORDS_PER_CLASS * labels.shape[1]
+    records, classes = labels.shape
+    measured = [is_measurable(labels[:, k] > 0.5) for k in range(classes)]
+    together = together and records >= RECORDS_PER_CLASS * classes
     scale, bias = list(before.scale), list(before.bias)
-    others = [[0.0] * labels.shape[1] for _ in measured]
+    others = [list(weights) for weights in before.others] or [[0.0] * classes for _ in range(classes)]
     for k in np.flatnonzero(measured).tolist():
         beside = [j for j, known in enumerate(measured) if together and known and j != k]
         scale[k], bias[k], weights = fit_class(
             logits[:, k].astype(np.float64), labels[:, k] > 0.5, logits[:, beside].astype(np.float64)
         )
-        for j, weight in zip(beside, weights, strict=True):
-            others[k][j] = weight
-    return Calibration(scale=scale, bias=bias, others=others if together else [])
+        lent = dict(zip(beside, weights, strict=True))
+        others[k] = [lent.get(j, 0.0) for j in range(classes)]
+    return Calibration(scale=scale, bias=bias, others=others if np.any(others) else [])
 
 
 def fit_class(

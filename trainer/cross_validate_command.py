@@ -30,8 +30,9 @@ def add_parser(subparsers: Subparsers) -> None:
         "cross-validate",
         run,
         "train several times, each leaving some folds out",
-        f"Writes what each training says of the folds it never saw to OUT/{SOFT_LABELS_NAME}, to teach another model "
-        "with (`train --soft-labels`). Goes on where it was interrupted.",
+        "Writes what each training says of the folds it never saw, calibrated on the other trainings' folds, to "
+        f"OUT/{SOFT_LABELS_NAME}, to teach another model with (`train --soft-labels`). Goes on where it was "
+        "interrupted.",
         ["ecg-trainer cross-validate --data ptb-xl --preset resnet1d-wang --parts 4 --out runs/teacher"],
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a PTB-XL root")

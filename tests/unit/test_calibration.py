@@ -73,11 +73,11 @@ def test_few_records_do_not_tell_how_classes_lean_on_each_other():
 def test_a_class_without_positives_keeps_what_it_had_and_lends_nothing():
     logits, labels = records_that_lean()
     labels[:, 0] = 0.0
-    before = Calibration(scale=[1.5, 1.5], bias=[0.5, 0.5])
+    before = Calibration(scale=[1.5, 1.5], bias=[0.5, 0.5], others=[[0.0, 0.25], [0.75, 0.0]])
     fitted = fit_calibration(before, logits, labels)
     assert (fitted.scale[0], fitted.bias[0]) == (1.5, 0.5)
     assert fitted.scale[1] != 1.5
-    assert fitted.others == [[0.0, 0.0], [0.0, 0.0]]
+    assert fitted.others == [[0.0, 0.25], [0.0, 0.0]]
 
 
 def test_probabilities_by_hand():

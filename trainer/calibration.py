@@ -30,6 +30,12 @@ def identity(classes: int) -> Calibration:
     return Calibration(scale=[1.0] * classes, bias=[0.0] * classes)
 
 
+def weights_of(calibration: Calibration) -> FloatArray:
+    """Return how much each output counts in each class's logit, (classes, outputs)."""
+    own = np.diag(calibration.scale)
+    return own + np.array(calibration.others) if calibration.others else own
+
+
 def fit_calibration(
     before: Calibration, logits: NDArray[np.float32], labels: NDArray[np.float32], together: bool = True
 ) -> Calibration:

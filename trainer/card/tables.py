@@ -8,6 +8,7 @@ import numpy as np
 
 from edge.runtime.manifest import Manifest, StateMonitor
 from trainer.bootstrap import Interval
+from trainer.calibration import weights_of
 from trainer.card.markdown import sentences, settings_text
 from trainer.card.sources import Evaluated, Sources
 from trainer.report import MeasuredModel, Measurement, Sheet
@@ -58,12 +59,9 @@ def seed_sheets(sources: Sources) -> list[Sheet]:
 def calibration_sheet(manifest: Manifest) -> Sheet:
     """Return how much each class's output counts in each class's probability."""
     calibration, classes = manifest.calibration, manifest.classes
-    weights = np.diag(calibration.scale)
-    if calibration.others:
-        weights = weights + np.array(calibration.others)
     rows: list[list[Cell]] = [
         [name, *(f"{weight:.2f}" for weight in of_class), f"{bias:.2f}"]
-        for name, of_class, bias in zip(classes, weights.tolist(), calibration.bias, strict=True)
+        for name, of_class, bias in zip(classes, weights_of(calibration).tolist(), calibration.bias, strict=True)
     ]
     return Sheet(
         title="What the outputs count in each class's probability",

@@ -13,7 +13,7 @@ from edge.errors import BundleError
 from edge.runtime.base import calibrated
 from edge.runtime.bundle import Bundle
 from edge.runtime.manifest import Calibration, SignalSpec
-from trainer.calibration import identity
+from trainer.calibration import identity, weights_of
 from trainer.checkpoint import Checkpoint, model_from_bundle
 from trainer.model import EcgMamba
 from trainer.networks.windowed import Sliding, Windowed
@@ -42,11 +42,8 @@ class Subject:
 
     def calibrated_logits(self, logits: Tensor) -> Tensor:
         """Return logits (..., classes) as calibrated: their sigmoid is the published probability."""
-        calibration = self.calibration
-        weights = np.diag(calibration.scale)
-        if calibration.others:
-            weights = weights + np.array(calibration.others)
-        return logits @ torch.from_numpy(weights.T).float() + torch.tensor(calibration.bias)
+        weights = torch.from_numpy(weights_of(self.calibration)).float()
+        return logits @ weights.T + torch.tensor(self.calibration.bias)
 
     def probabilities(self, logits: NDArray[np.float32]) -> dict[str, float]:
         """Return class → calibrated probability of logits (classes,)."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import wfdb
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from edge.errors import RecordError, SignalError
@@ -29,6 +30,8 @@ RATE_HZ = 100
 RECORD_SAMPLES = 1000
 CACHE_VARIABLE = "ECG_EDGE_CACHE"
 CACHE_FORMAT = 1
+BATCH_RECORDS = 200
+"""How many records one process reads at a time. wfdb takes milliseconds to understand a header, so all cores read."""
 
 
 @dataclass(frozen=True)
@@ -64,18 +67,22 @@ class PtbXl:
 def open_ptbxl(root: Path, cache_dir: Path | None = None) -> PtbXl:
     """Open the records that a PTB-XL root holds, all folds or some.
 
-    The first start reads every record with wfdb and keeps the samples in a cache (ECG_EDGE_CACHE, else the user's
-    cache folder); later ones map it. Raises RecordError when the root is not one or a record cannot be read.
+    The first start reads every record with wfdb, on all cores, and keeps the samples in a cache (ECG_EDGE_CACHE, else
+    the user's cache folder); later ones map it. Raises RecordError when the root is not one or a record cannot be read.
     """
     table = read_table(root)
-    signals = _cached_signals(root, table, cache_dir or default_cache_dir())
+    return with_labels(root, table, _cached_signals(root, table, cache_dir or default_cache_dir()))
+
+
+def with_labels(root: Path, table: pd.DataFrame, signals_uv: NDArray[np.int16]) -> PtbXl:
+    """Return the records of a table (see read_table) with what is known of each, their samples being these."""
     stated: list[dict[str, float]] = [ast.literal_eval(text) for text in table["scp_codes"]]
     codes = [frozenset(of_record) for of_record in stated]
     statements = read_statements(root)
     labels = superclass_labels(codes, statements)
     likelihoods = likelihood_table(stated, tuple(statements))
     return PtbXl(
-        signals_uv=signals,
+        signals_uv=signals_uv,
         labels=labels,
         labelled=np.asarray(labels.any(axis=1)),
         statements=(~np.isnan(likelihoods)).astype(np.float32),
@@ -157,10 +164,19 @@ def _cached_signals(root: Path, table: pd.DataFrame, cache_dir: Path) -> NDArray
 
 def _read_records(root: Path, names: list[str], into: Path, shape: tuple[int, int, int]) -> None:
     signals = np.lib.format.open_memmap(into, mode="w+", dtype=np.int16, shape=shape)
+    starts = range(0, len(names), BATCH_RECORDS)
+    parallel = Parallel(n_jobs=-1 if len(starts) > 1 else 1, return_as="generator")
+    batches = parallel(delayed(_read_batch)(root, names[start : start + BATCH_RECORDS]) for start in starts)
     with progress() as bar:
-        for row, name in enumerate(bar.track(names, description="reading PTB-XL")):
-            signals[row] = _read_record(root / name)
+        task = bar.add_task("reading PTB-XL", total=len(names))
+        for start, batch in zip(starts, batches, strict=True):
+            signals[start : start + len(batch)] = batch
+            bar.advance(task, len(batch))
     signals.flush()
+
+
+def _read_batch(root: Path, names: Sequence[str]) -> NDArray[np.int16]:
+    return np.stack([_read_record(root / name) for name in names])
 
 
 def _read_record(path: Path) -> NDArray[np.int16]:

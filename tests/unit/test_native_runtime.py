@@ -26,9 +26,11 @@ from export.bundle import write_bundle
 from export.signals import ptbxl_signals, synthetic_signals
 from export.verify import one_thread
 from tests.random_models import CONFIGS, SMALL, random_bundle, random_model
+from tests.real_ptbxl import part_of_ptbxl
 from tests.tiny_bundle import tiny_checkpoint
 from trainer.checkpoint import Checkpoint, model_from_bundle
 from trainer.model import MambaBlock, ModelConfig
+from trainer.ptbxl import CACHE_VARIABLE
 
 WIDTHS = list(runnable_builds())
 CLOSE = 2e-5
@@ -99,9 +101,12 @@ def test_the_shipped_model_is_within_a_hundred_thousandth_of_pytorch(width: str)
             np.testing.assert_allclose(runtime.step(slots, hop), expected.numpy(), rtol=0, atol=1e-5)
 
 
-def test_real_ecg_gives_what_onnxruntime_gives(ptbxl_root: Path, width: str) -> None:
+def test_real_ecg_gives_what_onnxruntime_gives(
+    ptbxl_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: str
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     bundle = load_bundle()
-    signals = ptbxl_signals(bundle.manifest, ptbxl_root, 4, 30.0)
+    signals = ptbxl_signals(bundle.manifest, part_of_ptbxl(ptbxl_root, tmp_path / "part", {1: 12}), 4, 30.0)
     ours, theirs = NativeRuntime(bundle, width=width), OnnxRuntime(bundle)
     mine, other = open_slots(ours, len(signals)), open_slots(theirs, len(signals))
     for begin in range(0, signals.shape[1], 100):

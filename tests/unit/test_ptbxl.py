@@ -96,6 +96,21 @@ def test_the_second_start_maps_the_cache_and_reads_no_record(root, tmp_path, mon
     np.testing.assert_array_equal(first.signals_uv, second.signals_uv)
 
 
+def test_all_processes_together_read_what_one_does(root, tmp_path, monkeypatch):
+    alone = open_ptbxl(root, tmp_path / "cache")
+    monkeypatch.setattr(ptbxl, "BATCH_RECORDS", 3)
+    together = open_ptbxl(root, tmp_path / "other")
+    np.testing.assert_array_equal(alone.signals_uv, together.signals_uv)
+
+
+def test_a_record_that_another_process_cannot_read_is_named(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(ptbxl, "BATCH_RECORDS", 3)
+    (root / f"{ROWS[3].name}.dat").unlink()
+    with pytest.raises(RecordError, match="01004_lr"):
+        open_ptbxl(root, tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
 def test_a_root_that_has_grown_is_read_again(root, tmp_path):
     open_ptbxl(root, tmp_path / "cache")
     write_ptbxl(root, [*ROWS, Row(1005, "{'NORM': 100.0}", 3, 15)])

@@ -25,6 +25,7 @@ from trainer.distributed import Workers, alone
 from trainer.frozen import freeze, settle, train_mode
 from trainer.history import Epoch, best_of, is_finished
 from trainer.kinds import build_model, narrowed, record_logits, with_outputs
+from trainer.memory import keep_freed_memory
 from trainer.model import State
 from trainer.objective import (
     TrainingPass,
@@ -89,6 +90,7 @@ class Trainer:
 
     def run(self, on_epoch: Callable[[Epoch], None] = lambda epoch: None) -> Epoch:
         """Train to the end or until tuning no longer improves; return the best epoch."""
+        keep_freed_memory()
         self.out.mkdir(parents=True, exist_ok=True)
         self._resume()
         with progress(shown=self.workers.first) as bar:

@@ -22,6 +22,7 @@ from trainer.checkpoint import save_checkpoint
 from trainer.data import Split
 from trainer.distributed import alone
 from trainer.kinds import build_model
+from trainer.memory import keep_freed_memory
 from trainer.model import EcgMamba
 from trainer.networks.hubert import Hubert
 from trainer.objective import learning_rate, parameter_groups
@@ -76,6 +77,7 @@ class Pretraining:
 
     def run(self, on_epoch: Callable[[PretrainingEpoch], None] = lambda epoch: None) -> PretrainingEpoch:
         """Go through all stages; return the last epoch."""
+        keep_freed_memory()
         self.out.mkdir(parents=True, exist_ok=True)
         self._resume()
         total = self.method.stages * self.plan.epochs

@@ -90,7 +90,7 @@ class DeviceStream:
             return None
 
     def is_uneventful(self, silent_since_s: float) -> bool:
-        """Whether there is nothing to look after: thousands of streams are asked this several times a second."""
+        """Whether there is nothing to look after: thousands of streams are asked this every second."""
         return not (
             self.waiting
             or self.resets

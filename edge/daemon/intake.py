@@ -45,6 +45,7 @@ class Intake:
         except EcgEdgeError as error:
             self._refuse(message, error, now_s)
         else:
+            self._registry.note_missing(stream)
             if stream.waiting and self._registry.enqueue(stream):
                 self._on_hops()
         finally:

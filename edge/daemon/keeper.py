@@ -10,6 +10,7 @@ import structlog
 from edge.clock import Clock
 from edge.daemon.device_stream import DeviceStream
 from edge.daemon.metrics import Metrics
+from edge.daemon.model_thread import ModelThread
 from edge.daemon.registry import Registry
 from edge.daemon.snapshots import Snapshot, SnapshotStore
 from edge.daemon.workers import Worker
@@ -36,7 +37,7 @@ class Keeper:
     """Snapshots of all streams. Only streams with nothing waiting are saved; a busy one has its turn later."""
 
     def __init__(
-        self, registry: Registry, runtime: Runtime, model_thread: Worker, store: SnapshotStore, disk: Worker,
+        self, registry: Registry, runtime: Runtime, model_thread: ModelThread, store: SnapshotStore, disk: Worker,
         clock: Clock, metrics: Metrics, on_released: Callable[[], None],
     ) -> None:  # fmt: skip
         """on_released is called when streams that were held still for a snapshot may be scored again."""

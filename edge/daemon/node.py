@@ -23,6 +23,7 @@ from edge.daemon.http import HttpEndpoint
 from edge.daemon.intake import Intake
 from edge.daemon.keeper import Keeper
 from edge.daemon.metrics import CONTENT_TYPE, Metrics
+from edge.daemon.model_thread import model_thread
 from edge.daemon.outgoing import Outgoing
 from edge.daemon.paho_transport import PahoTransport
 from edge.daemon.pipeline import Pipeline
@@ -128,7 +129,8 @@ class Node:
         """Build the parts, each knowing only those before it."""
         config, manifest = self.config, self._bundle.manifest
         self._notifier = Notifier.from_environment()
-        self._model_thread, self._disk, self._snapshot_disk = Worker("model"), Worker("disk"), Worker("snapshots")
+        self._model_thread = model_thread(self._runtime)
+        self._disk, self._snapshot_disk = Worker("disk"), Worker("snapshots")
         status = node_status_topic(config.node.name)
         self._transport = PahoTransport(
             self._broker,

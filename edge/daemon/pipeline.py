@@ -6,7 +6,6 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import msgspec
 
@@ -15,16 +14,15 @@ from edge.clock import Clock
 from edge.daemon.device_stream import DeviceStream, WaitingHop
 from edge.daemon.metrics import Metrics
 from edge.daemon.model_states import ModelStates
+from edge.daemon.model_thread import Batch, ModelThread
 from edge.daemon.outgoing import Outgoing
 from edge.daemon.registry import Registry
 from edge.daemon.stream_alerts import by_class
-from edge.daemon.workers import Worker
-from edge.monitor.engine import HopScore, score_hops
+from edge.monitor.engine import HopScore
 from edge.runtime.base import Runtime
 from edge.signal.quality import QualityReport
 from edge.stream.topics import score_topic
 
-Batch = Sequence[tuple[DeviceStream, WaitingHop]]
 ScoredBatch = Sequence[tuple[DeviceStream, WaitingHop, HopScore]]
 
 BATCHES_IN_HAND = 2
@@ -44,7 +42,7 @@ class Pipeline:
     """Scores what waits, oldest first. Everything but the model itself runs on the event loop."""
 
     def __init__(
-        self, registry: Registry, runtime: Runtime, model_thread: Worker, outgoing: Outgoing, clock: Clock,
+        self, registry: Registry, runtime: Runtime, model_thread: ModelThread, outgoing: Outgoing, clock: Clock,
         metrics: Metrics, max_batch: int,
     ) -> None:  # fmt: skip
         self.publish_scores = True
@@ -86,8 +84,8 @@ class Pipeline:
     def _fill(self, in_hand: deque[Scoring]) -> bool:
         """Give the model what waits, as many batches as it may have in hand; return whether it has any."""
         while len(in_hand) < BATCHES_IN_HAND and (batch := self._registry.take_batch(self._max_batch)):
-            scores = self._model_thread.start(partial(_advance, self._runtime, batch))
-            in_hand.append(Scoring(batch, self._clock.monotonic_s(), scores))
+            begun_s = self._clock.monotonic_s()
+            in_hand.append(Scoring(batch, begun_s, self._model_thread.score(batch)))
         return bool(in_hand)
 
     async def _finish(self, scoring: Scoring) -> ScoredBatch:
@@ -163,11 +161,6 @@ class Pipeline:
                 "runtime": self._runtime.name,
             }
         )
-
-
-def _advance(runtime: Runtime, batch: Batch) -> list[HopScore]:
-    """In the runtime's thread: give every stream its place and advance all by a hop."""
-    return score_hops(runtime, [stream.join_model(runtime) for stream, _ in batch], [entry.hop for _, entry in batch])
 
 
 def _state(score: HopScore) -> str:

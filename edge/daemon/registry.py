@@ -23,6 +23,8 @@ class Registry:
         self.silent_after_s = silent_after_s
         self._create = create
         self._streams: dict[str, DeviceStream] = {}
+        self.incomplete: set[DeviceStream] = set()
+        """Streams that miss a chunk: see `note_missing`."""
         self._queue: deque[DeviceStream] = deque()
 
     def __len__(self) -> int:
@@ -49,7 +51,17 @@ class Registry:
 
     def remove(self, device: str) -> DeviceStream | None:
         """Take a stream out."""
-        return self._streams.pop(device, None)
+        stream = self._streams.pop(device, None)
+        if stream is not None:
+            self.incomplete.discard(stream)
+        return stream
+
+    def note_missing(self, stream: DeviceStream) -> None:
+        """Take note of whether a stream misses a chunk: after chunks came, or were given up."""
+        if stream.assembler.waits:
+            self.incomplete.add(stream)
+        else:
+            self.incomplete.discard(stream)
 
     def enqueue(self, stream: DeviceStream) -> bool:
         """Let a stream wait for its turn if it has hops and is not in use; return whether it waits."""
@@ -83,5 +95,5 @@ class Registry:
         oldest = min(idle, key=lambda stream: stream.last_arrival_s, default=None)
         if oldest is None or now_s - oldest.last_arrival_s < self.silent_after_s:
             raise PayloadError(TOO_MANY_STREAMS, f"{self.max_streams} streams are followed and none is silent")
-        del self._streams[oldest.device]
+        self.remove(oldest.device)
         return oldest

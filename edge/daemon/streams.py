@@ -15,17 +15,20 @@ from edge.daemon.config import StreamsConfig
 from edge.daemon.device_stream import DeviceStream
 from edge.daemon.keeper import Keeper
 from edge.daemon.metrics import Metrics
+from edge.daemon.model_thread import ModelThread
 from edge.daemon.outgoing import Outgoing
 from edge.daemon.registry import Registry
 from edge.daemon.snapshots import Snapshot
 from edge.daemon.stream_alerts import StreamAlerts
-from edge.daemon.workers import Worker
 from edge.errors import PayloadError, StorageError
 from edge.runtime.base import Runtime
 from edge.runtime.manifest import Manifest
 from edge.stream.assembler import AssemblerCounters, AssemblerLimits, Reset
 
 POLL_S = 0.25
+"""How often streams that miss a chunk are asked whether it is overdue."""
+LOOK_S = 1.0
+"""How often all streams are looked at; a look at thousands takes milliseconds."""
 STALL_S = 2 * POLL_S
 """A poll that comes so late says that the process stood still: what a stream waits for may be in the socket, unread."""
 
@@ -76,10 +79,10 @@ class StreamFactory:
 
 
 class StreamKeeper:
-    """Looks after all streams several times a second: overdue chunks, silence, overload, eviction."""
+    """Looks after all streams: overdue chunks several times a second, silence, overload and eviction every second."""
 
     def __init__(
-        self, registry: Registry, factory: StreamFactory, runtime: Runtime, model_thread: Worker, keeper: Keeper,
+        self, registry: Registry, factory: StreamFactory, runtime: Runtime, model_thread: ModelThread, keeper: Keeper,
         outgoing: Outgoing, clock: Clock, metrics: Metrics,
     ) -> None:  # fmt: skip
         self._registry, self._factory, self._runtime, self._model_thread = registry, factory, runtime, model_thread
@@ -91,27 +94,37 @@ class StreamKeeper:
 
     async def run(self, wake_pipeline: Callable[[], None]) -> None:
         """Poll until cancelled; tells the pipeline when hops wait."""
-        last_s = self._clock.monotonic_s()
+        polled_s = looked_s = self._clock.monotonic_s()
         while True:
             await asyncio.sleep(POLL_S)
             now_s = self._clock.monotonic_s()
-            events = self.poll(now_s, now_s - last_s)
-            last_s = now_s
+            if now_s - polled_s <= STALL_S:
+                self._poll_incomplete(now_s)
+            polled_s = now_s
+            events: list[AlertEvent] = []
+            if now_s - looked_s >= LOOK_S:
+                events = self._look(now_s, now_s - looked_s)
+                looked_s = now_s
             wake_pipeline()
             await self._release_given_up()
             await self._outgoing.alert(events)
 
-    def poll(self, now_s: float, elapsed_s: float) -> list[AlertEvent]:
+    def _poll_incomplete(self, now_s: float) -> None:
+        """Let streams that miss a chunk give up on it when it is overdue."""
+        for stream in tuple(self._registry.incomplete):
+            stream.poll(now_s)
+            self._registry.enqueue(stream)
+            self._registry.note_missing(stream)
+
+    def _look(self, now_s: float, elapsed_s: float) -> list[AlertEvent]:
         """Look at every stream once; return what changes."""
         events, self._factory.cleared = self._factory.cleared, []
         oldest_s = now_s
-        stalled = elapsed_s > STALL_S
         silent_since_s = now_s - self._factory.config.silent_after_s
         for stream in self._registry:
             if stream.is_uneventful(silent_since_s):
                 continue
-            if not stalled:
-                stream.poll(now_s)
+            self._registry.note_missing(stream)
             if stream.waiting:
                 self._registry.enqueue(stream)
                 oldest_s = min(oldest_s, stream.waiting_since_s or now_s)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edge.monitor.path import Hop
 from edge.monitor.votes import Votes, mean_logits, with_vote
 from edge.runtime.base import Float32Array, Runtime, calibrated
-from edge.runtime.manifest import Manifest
+from edge.runtime.manifest import StateMonitor
 from edge.runtime.state_monitor import StateCheck, check_state
 
 CHECK_EVERY_S = 10.0
@@ -70,20 +70,37 @@ class HopScore(msgspec.Struct, frozen=True):
 
 def score_hops(runtime: Runtime, streams: Sequence[ModelStream], hops: Sequence[Hop]) -> list[HopScore]:
     """Advance each stream by its hop, in one batch; the streams must be distinct."""
+    said = runtime.step(*step_for(runtime, streams, hops))
+    return scores_of(runtime, streams, hops, said)
+
+
+def step_for(
+    runtime: Runtime, streams: Sequence[ModelStream], hops: Sequence[Hop]
+) -> tuple[Sequence[int], Float32Array]:
+    """Return what `Runtime.step` is to be given to advance each stream by its hop, and start afresh who has to."""
     for stream, hop in zip(streams, hops, strict=True):
         if hop.reset is not None:
             _restart(runtime, stream)
         stream.hops_seen += 1
+    return [stream.slot for stream in streams], _stacked(hops)
+
+
+def scores_of(
+    runtime: Runtime, streams: Sequence[ModelStream], hops: Sequence[Hop], said: Float32Array
+) -> list[HopScore]:
+    """Return the scores of streams from what their step said (streams, classes), with a look at their states."""
     manifest = runtime.bundle.manifest
-    said = runtime.step([stream.slot for stream in streams], _stacked(hops))
-    logits = said if manifest.votes == 1 else _mean_of_votes(manifest, streams, said)
+    finite: list[bool] = np.all(np.isfinite(said), axis=1).tolist()
+    logits = said if manifest.votes == 1 else _mean_of_votes(manifest.votes, streams, said, finite)
     probabilities = calibrated(manifest.calibration, logits)
+    window_hops, check_every = manifest.window_hops, max(1, round(CHECK_EVERY_S / manifest.hop_s))
+    monitor = manifest.state_monitor
     scores = []
     for row, (stream, hop) in enumerate(zip(streams, hops, strict=True)):
-        finite = bool(np.isfinite(logits[row]).all())
-        state = _look_at_state(runtime, stream) if finite else None
-        fault = _fault(finite, state, stream.strikes)
-        ready = fault is None and stream.strikes == 0 and stream.hops_seen >= manifest.window_hops
+        due = monitor is not None and finite[row] and _is_due(stream, check_every)
+        state = _look_at_state(monitor, runtime, stream) if monitor is not None and due else None
+        fault = _fault(finite[row], state, stream.strikes)
+        ready = fault is None and stream.strikes == 0 and stream.hops_seen >= window_hops
         scores.append(HopScore(hop.last_index, ready, fault, logits[row], probabilities[row], state))
         if fault is not None:
             _restart(runtime, stream)
@@ -99,36 +116,35 @@ def _stacked(hops: Sequence[Hop]) -> Float32Array:
     return np.frombuffer(together, dtype=np.float32).reshape(len(hops), *hops[0].frames.shape)
 
 
-def _mean_of_votes(manifest: Manifest, streams: Sequence[ModelStream], said: Float32Array) -> Float32Array:
+def _mean_of_votes(
+    kept: int, streams: Sequence[ModelStream], said: Float32Array, finite: Sequence[bool]
+) -> Float32Array:
     """Take the votes (streams, classes) of a hop; return the logits of the windows that end with it.
 
     What is not finite is no vote and stays what it is, for its stream to be restarted.
     """
     logits: Float32Array = said.copy()
     votes: list[Votes] = []
-    finite = np.flatnonzero(np.isfinite(said).all(axis=1))
-    for row in finite.tolist():
-        votes.append(with_vote(streams[row].votes, said[row], manifest.votes))
-        streams[row].votes = votes[-1]
+    for stream, vote, counts in zip(streams, said, finite, strict=True):
+        if counts:
+            stream.votes = with_vote(stream.votes, vote, kept)
+            votes.append(stream.votes)
     if votes:
         logits[finite] = mean_logits(votes)
     return logits
 
 
-def _look_at_state(runtime: Runtime, stream: ModelStream) -> StateCheck | None:
-    """Check a stream's state if it is due, and keep count of strikes."""
-    manifest = runtime.bundle.manifest
-    if manifest.state_monitor is None or not _is_due(manifest, stream):
-        return None
-    check = check_state(manifest.state_monitor, runtime.state_sizes(stream.slot))
+def _look_at_state(monitor: StateMonitor, runtime: Runtime, stream: ModelStream) -> StateCheck:
+    """Check a stream's state, and keep count of strikes."""
+    check = check_state(monitor, runtime.state_sizes(stream.slot))
     stream.strikes = stream.strikes + 1 if check.out_of_range else 0
     if check.finite:  # one that is not ends in a restart at once, and whoever reads `state` meets numbers only
         stream.state = check
     return check
 
 
-def _is_due(manifest: Manifest, stream: ModelStream) -> bool:
-    every = max(1, round(CHECK_EVERY_S / manifest.hop_s))
+def _is_due(stream: ModelStream, every: int) -> bool:
+    """Whether a stream's state is to be looked at after this hop: after every so many."""
     return stream.state is None or stream.strikes > 0 or (stream.hops_seen + stream.slot) % every == 0
 
 

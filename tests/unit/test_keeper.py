@@ -15,6 +15,7 @@ from edge.daemon import keeper as keeping
 from edge.daemon.device_stream import DeviceStream
 from edge.daemon.keeper import GROUP_STREAMS, Keeper
 from edge.daemon.metrics import Metrics
+from edge.daemon.model_thread import AnyModelThread
 from edge.daemon.registry import Registry
 from edge.daemon.snapshots import SnapshotStore
 from edge.daemon.workers import Worker
@@ -39,13 +40,13 @@ async def keeper_of(path: Path, count: int) -> AsyncIterator[tuple[Keeper, Regis
     registry = Registry(count, 10.0, begun_stream)
     for k in range(count):
         registry.find_or_add(f"bed-{k}", 0.0)
-    store, workers = SnapshotStore(path), [Worker("model"), Worker("disk")]
+    store, model_thread, disk = SnapshotStore(path), AnyModelThread(shipped_runtime()), Worker("disk")
     clock, metrics = SystemClock(), Metrics()
     try:
-        yield Keeper(registry, shipped_runtime(), workers[0], store, workers[1], clock, metrics, lambda: None), registry
+        yield Keeper(registry, shipped_runtime(), model_thread, store, disk, clock, metrics, lambda: None), registry
     finally:
-        for worker in workers:
-            worker.close()
+        model_thread.close()
+        disk.close()
         store.close()
 
 

@@ -1,64 +1,9 @@
-/* `Model`: built once, stepped without the interpreter lock. Every size is checked here, before the kernel is entered. */
+/* `Model`: built once, stepped without the interpreter lock. */
 
 #include "python_side.h"
 
-#include "hop.h"
-
 #include <math.h>
 #include <stdlib.h>
-
-#define MAX_SPARE 8 /* workspaces kept for the next step, one per thread that stepped at the same time */
-
-typedef struct {
-    PyObject_HEAD
-    hop_model model;
-    float *spare[MAX_SPARE];
-    int spares;
-} Model;
-
-/* Reads slot numbers of rows that exist. Returns NULL with an exception set, else to be freed with PyMem_Free. */
-static long *read_slots(PyObject *object, Py_ssize_t capacity, Py_ssize_t *count)
-{
-    PyObject *sequence = PySequence_Fast(object, "slots must be a sequence");
-    if (!sequence) return NULL;
-    *count = PySequence_Fast_GET_SIZE(sequence);
-    long *slots = PyMem_New(long, *count ? *count : 1);
-    if (!slots) PyErr_NoMemory();
-    for (Py_ssize_t i = 0; slots && i < *count; i++) {
-        slots[i] = PyLong_AsLong(PySequence_Fast_GET_ITEM(sequence, i));
-        if (slots[i] >= 0 && slots[i] < capacity) continue;
-        if (!PyErr_Occurred()) PyErr_Format(PyExc_IndexError, "slot %ld is none of %zd", slots[i], capacity);
-        PyMem_Free(slots);
-        slots = NULL;
-    }
-    Py_DECREF(sequence);
-    return slots;
-}
-
-/* The interpreter lock guards the spare workspaces. */
-static float *borrow_workspace(Model *self)
-{
-    return self->spares ? self->spare[--self->spares] : aligned_floats(self->model.scratch_floats);
-}
-
-static void return_workspace(Model *self, float *workspace)
-{
-    if (self->spares < MAX_SPARE) self->spare[self->spares++] = workspace;
-    else free(workspace);
-}
-
-/* Steps with buffers that are known to fit; returns 0 when memory ran out. */
-static int step_unlocked(Model *self, float *states, const long *slots, Py_ssize_t count, const float *frames,
-                         Py_ssize_t samples, float *logits)
-{
-    float *workspace = borrow_workspace(self);
-    if (!workspace) return 0;
-    Py_BEGIN_ALLOW_THREADS
-    hop_step(&self->model, workspace, states, slots, (long)count, frames, (long)samples, logits);
-    Py_END_ALLOW_THREADS
-    return_workspace(self, workspace);
-    return 1;
-}
 
 PyDoc_STRVAR(step_doc, "step(states, slots, frames, logits)\n--\n\n"
                        "Advance the rows of states (capacity, state_floats) that slots name by frames (slots, samples, "
@@ -66,34 +11,13 @@ PyDoc_STRVAR(step_doc, "step(states, slots, frames, logits)\n--\n\n"
 
 static PyObject *model_step(PyObject *object, PyObject *args)
 {
-    Model *self = (Model *)object;
-    const hop_shape *s = &self->model.shape;
-    PyObject *states_object, *slots_object, *frames_object, *logits_object;
-    if (!PyArg_ParseTuple(args, "OOOO:step", &states_object, &slots_object, &frames_object, &logits_object))
-        return NULL;
-    Py_buffer states, frames, logits;
-    if (!float_buffer(states_object, "states", 1, 2, (Py_ssize_t[]){0, self->model.state_floats}, &states)) return NULL;
-    Py_ssize_t count = 0;
-    int done = 0;
-    long *slots = read_slots(slots_object, states.shape[0], &count);
-    if (!slots) goto release_states;
-    if (!float_buffer(frames_object, "frames", 0, 3, (Py_ssize_t[]){0, 0, s->leads}, &frames)) goto free_slots;
-    if (frames.shape[0] != count || frames.shape[1] < 1 || frames.shape[1] % s->stride) {
-        PyErr_Format(PyExc_ValueError, "frames must be (%zd, a multiple of %ld, %ld)", count, s->stride, s->leads);
-        goto release_frames;
-    }
-    if (!float_buffer(logits_object, "logits", 1, 2, (Py_ssize_t[]){0, s->classes}, &logits)) goto release_frames;
-    if (logits.shape[0] != count) PyErr_SetString(PyExc_ValueError, "logits must have a row for every slot");
-    else if (step_unlocked(self, states.buf, slots, count, frames.buf, frames.shape[1], logits.buf)) done = 1;
-    else PyErr_NoMemory();
-    PyBuffer_Release(&logits);
-release_frames:
-    PyBuffer_Release(&frames);
-free_slots:
-    PyMem_Free(slots);
-release_states:
-    PyBuffer_Release(&states);
-    return done ? Py_NewRef(Py_None) : NULL;
+    Work work;
+    if (!open_work((Model *)object, args, &work)) return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    do_work(&work);
+    Py_END_ALLOW_THREADS
+    close_work(&work);
+    return Py_NewRef(Py_None);
 }
 
 PyDoc_STRVAR(sizes_doc, "sizes(states, slot) -> list\n--\n\n"
@@ -213,7 +137,13 @@ static PyObject *model_state_floats(PyObject *object, void *unused)
 }
 
 static PyMethodDef model_methods[] = {
-    {"step", model_step, METH_VARARGS, step_doc}, {"sizes", model_sizes, METH_VARARGS, sizes_doc}, {0}};
+    {"step", model_step, METH_VARARGS, step_doc},
+#ifndef _WIN32
+    {"begin", model_begin, METH_VARARGS, begin_doc},
+#endif
+    {"sizes", model_sizes, METH_VARARGS, sizes_doc},
+    {0},
+};
 
 static PyGetSetDef model_attributes[] = {
     {"tensors", model_tensors, NULL, "where each carried tensor stands: (offset, rows, columns, stride)", NULL},

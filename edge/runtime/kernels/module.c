@@ -2,7 +2,6 @@
 
 #include "python_side.h"
 
-#include "hop.h"
 #include "peak.h"
 
 int float_buffer(PyObject *object, const char *name, int writable, int dimensions, const Py_ssize_t *shape,
@@ -98,7 +97,10 @@ static PyMethodDef functions[] = {
 static int fill(PyObject *module)
 {
     PyObject *type = PyType_FromSpec(&model_spec);
-    if (!type) return -1;
+    if (!type || PyModule_AddFunctions(module, step_functions) < 0) {
+        Py_XDECREF(type);
+        return -1;
+    }
     const int added = PyModule_AddObjectRef(module, "Model", type);
     Py_DECREF(type);
     return added < 0 ? -1 : PyModule_AddIntConstant(module, "LANES", LANES);

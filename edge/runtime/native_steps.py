@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import struct
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from edge.runtime.base import Float32Array
+
+NOTHING = bytes(struct.calcsize("P"))
+"""A null pointer, as it goes through a pipe."""
 
 
 class _Step(NamedTuple):
@@ -29,14 +33,14 @@ class StepThread:
         """module and model: of the build that computes."""
         self._collect, self._model = module.collect, model
         requests, self._requests = os.pipe()
-        self._replies, replies = os.pipe()
+        self._replies, self._done = os.pipe()
         os.set_blocking(self._replies, False)
         self._poll = select.poll()
         self._poll.register(self._replies, select.POLLIN)
         self._under_way: deque[_Step] = deque()
         self._finished: list[Float32Array] = []
         self._thread = threading.Thread(
-            target=_serve, args=(module, requests, replies), name="native-steps", daemon=True
+            target=_serve, args=(module, requests, self._done), name="native-steps", daemon=True
         )
         self._thread.start()
 
@@ -56,10 +60,13 @@ class StepThread:
         return finished
 
     def settle(self) -> None:
-        """Wait until no step is under way; what they gave is for `finished` to return."""
+        """Wait until no step is under way; what they gave is for `finished` to return, and `fileno` stays readable."""
+        if not self._under_way:
+            return
         while self._under_way:
             self._poll.poll()
             self._take_finished()
+        os.write(self._done, NOTHING)  # so that whoever watches the descriptor comes for what was taken from it
 
     def wait_for(self, slot: int) -> None:
         """Wait until no step that is under way has to do with a slot."""
@@ -71,6 +78,7 @@ class StepThread:
         self.settle()
         os.close(self._requests)
         self._thread.join()
+        os.close(self._done)
         os.close(self._replies)
 
     def _take_finished(self) -> None:
@@ -78,10 +86,9 @@ class StepThread:
             self._finished.append(self._under_way.popleft().logits)
 
 
-def _serve(module: ModuleType, requests: int, replies: int) -> None:
+def _serve(module: ModuleType, requests: int, done: int) -> None:
     """In the thread: compute what comes until nobody is left who could send more."""
     try:
-        module.serve(requests, replies)
+        module.serve(requests, done)
     finally:
         os.close(requests)
-        os.close(replies)

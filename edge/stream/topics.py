@@ -13,11 +13,12 @@ WAVE_FILTER = f"{ROOT}/+/wave"
 DEVICE_STATUS_FILTER = f"{ROOT}/+/status"
 
 KNOWN_TOPICS = 1 << 14
-"""Topics whose device is remembered: the same ones come all the time."""
+"""Topics whose device, and identifiers whose form, is remembered: the same ones come all the time."""
 
 _IDENTIFIER = re.compile(r"[a-z0-9_-]{1,64}")
 
 
+@lru_cache(maxsize=KNOWN_TOPICS)
 def check_identifier(text: str, what: str = "identifier") -> str:
     """Return the text if it is an identifier of the contract, else raise TopicError."""
     if not _IDENTIFIER.fullmatch(text):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edge.errors import PayloadError, TopicError
 from edge.signal import kernel
 from edge.signal.resample import SUPPORTED_RATES_HZ
-from edge.stream.topics import check_identifier
+from edge.stream.topics import KNOWN_TOPICS, check_identifier
 
 MAX_CHUNK_SECONDS = 60
 MAX_INDEX = 2**53 - 1
@@ -76,7 +76,7 @@ class Layout(NamedTuple):
     @property
     def units_per_mv(self) -> float:
         """Sample units in a millivolt."""
-        return self.gain * (1000.0 if self.unit == "uV" else 1.0)
+        return _units_per_mv(self.gain, self.unit)
 
     @property
     def full_scale_mv(self) -> tuple[float, float]:
@@ -108,7 +108,7 @@ class Chunk(msgspec.Struct, frozen=True):
     @property
     def layout(self) -> Layout:
         """What must not change for samples to be one stream."""
-        return Layout(self.session, self.rate_hz, self.leads, self.unit, self.gain, self.baseline)
+        return _layout(self.session, self.rate_hz, self.leads, self.unit, self.gain, self.baseline)
 
 
 _msgpack = msgspec.msgpack.Decoder(_BinaryWave)
@@ -152,7 +152,7 @@ class Millivolts(NamedTuple):
 def to_millivolts(chunk: Chunk) -> Millivolts:
     """Return a chunk's samples in millivolts, and which of them the device says are invalid."""
     count, leads = shape = chunk.samples.shape
-    units_per_mv = chunk.layout.units_per_mv
+    units_per_mv = _units_per_mv(chunk.gain, chunk.unit)
     library = kernel.library_for(leads)
     if library is not None:
         samples_mv, invalid = np.empty(shape), np.empty(shape, dtype=bool)
@@ -162,6 +162,14 @@ def to_millivolts(chunk: Chunk) -> Millivolts:
     invalid = chunk.samples == INVALID_SAMPLE
     samples_mv = np.where(invalid, np.nan, (chunk.samples.astype(np.float64) - chunk.baseline) / units_per_mv)
     return Millivolts(samples_mv, invalid, bool(invalid.any()))
+
+
+_layout = lru_cache(maxsize=KNOWN_TOPICS)(Layout)
+"""One object for all chunks of a stream."""
+
+
+def _units_per_mv(gain: float, unit: str) -> float:
+    return gain * (1000.0 if unit == "uV" else 1.0)
 
 
 def _envelope(chunk: Chunk) -> dict[str, Any]:

@@ -70,7 +70,7 @@ static PyObject *serve(PyObject *module, PyObject *args)
 
 PyDoc_STRVAR(collect_doc, "collect(replies) -> int\n--\n\n"
                           "Return how many steps are done, in the order they were begun, since this was last asked: "
-                          "0 when the pipe is empty and does not block.");
+                          "0 when the pipe is empty and does not block. A null pointer in it is passed over.");
 
 static PyObject *collect(PyObject *module, PyObject *pipe)
 {
@@ -81,10 +81,12 @@ static PyObject *collect(PyObject *module, PyObject *pipe)
     ssize_t bytes;
     while ((bytes = read(descriptor, done, sizeof done)) < 0 && errno == EINTR) continue;
     if (bytes < 0 && errno != EAGAIN && errno != EWOULDBLOCK) return PyErr_SetFromErrno(PyExc_OSError);
-    const long count = bytes < 0 ? 0 : (long)(bytes / (ssize_t)sizeof *done);
-    for (long i = 0; i < count; i++) {
+    long count = 0;
+    for (ssize_t i = 0; i < bytes / (ssize_t)sizeof *done; i++) {
+        if (!done[i]) continue;
         close_work(done[i]);
         PyMem_Free(done[i]);
+        count++;
     }
     return PyLong_FromLong(count);
 }

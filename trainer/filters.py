@@ -1,7 +1,7 @@
 """Designing the causal band-pass, and what a band costs: a steep causal high-pass bends the ST segment.
 
 The ST segment is what MI and STTC are read from, so the default is 0.05-40 Hz with a first-order high-pass.
-`st_shift_uv` measures the cost of any band on a synthetic beat.
+`st_shift_uv` measures the cost of any band on a synthetic beat; a model that learnt behind a band has learnt that too.
 """
 
 from __future__ import annotations
@@ -61,6 +61,12 @@ def st_shift_uv(sos: FloatArray, rate_hz: float) -> float:
     clean = beats[r_index + st] - beats[r_index + pq]
     seen = filtered[r_index + delay + st] - filtered[r_index + delay + pq]
     return float((seen - clean) * 1000)
+
+
+def st_shift_text(sos: FloatArray, rate_hz: float) -> str:
+    """Say what a band costs in the ST segment, in a few words."""
+    shift_uv = st_shift_uv(sos, rate_hz)
+    return f"{shift_uv:+.0f} µV (J + 60 ms of a schematic beat; IEC 60601-2-25 allows a recorder ±25 µV)"
 
 
 def _low_pass_delay_samples(sos: FloatArray, rate_hz: float) -> int:

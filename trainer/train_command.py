@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 import torch
 
 from edge.cli.output import EXIT_OK, emit_json, say
 from edge.cli.parsing import add_command
 from trainer.data import prepared
 from trainer.distributed import Workers, workers
+from trainer.filters import st_shift_text
 from trainer.folds import folds_text, parse_folds
 from trainer.history import Epoch
 from trainer.preset import Preset, load_preset
@@ -102,6 +104,8 @@ def prepare(preset: Preset, args: argparse.Namespace, together: Workers) -> Trai
     train_rows, tune_rows = data.rows(args.folds)[: args.limit], data.rows(args.tune_folds)[: args.limit]
     together.say("filtering the records as they will be served")
     signal, train, (tune,) = prepared(data, train_rows, [tune_rows], preset.signal)
+    if preset.signal.filter == "causal":
+        together.say(f"the filter moves the ST level by {st_shift_text(np.array(signal.sos), signal.rate_hz)}")
     soft_labels = [load_soft_labels(path, data.classes) for path in args.soft_labels]
     train = with_targets(train, data, train_rows, preset.training, soft_labels, args.seed)
     facts = {**facts_of(args), "processes": together.count, "device": together.device.type}

@@ -90,6 +90,7 @@ def test_a_card_holds_every_figure_and_small_plots(result_of, root, bundle_path,
         f"{manifest.metrics['macro_f1_crossfit']:.4f}", "What each part gives", r"a \| b",
         "ecg-trainer study recipe", "0.9200 ± 0.0141",
         "Known limits", "What a budget of false alerts buys", manifest.metrics["command"],
+        "| ST level moved by the filter | -2 µV (J + 60 ms",
     ):  # fmt: skip
         assert words in card, words
     plots = list((bundle_path / "plots").iterdir())

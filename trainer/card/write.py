@@ -7,6 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import safe_open
 
 from edge.runtime.bundle import Bundle
@@ -15,6 +16,7 @@ from trainer.card import text
 from trainer.card.markdown import image, markdown, plain_text, sentences, settings_text
 from trainer.card.sources import Sources, alert_tuning, tuned_figures
 from trainer.card.tables import calibration_sheet, figures_sheet, seed_sheets, state_sheet
+from trainer.filters import st_shift_text
 from trainer.ptbxl import CLASSES
 from trainer.stream_evaluation.plots import write_stream_plots
 from trainer.stream_evaluation.result import StreamEvaluation
@@ -99,6 +101,7 @@ def _head(bundle: Bundle, known: dict[str, str]) -> str:
         "classes": ", ".join(manifest.classes),
         "leads": ", ".join(manifest.leads),
         "signal": f"{manifest.signal.rate_hz} Hz, {low_hz:g}-{high_hz:g} Hz, causal",
+        "ST level moved by the filter": _st_shift(manifest),
         "window and hop": f"{manifest.window_s:g} s, a score every {manifest.hop_s:g} s",
         "parameters": f"{parameters(bundle):,}",
         "carried state": f"{state_bytes / 1024:.1f} KiB per stream, float32",
@@ -108,6 +111,10 @@ def _head(bundle: Bundle, known: dict[str, str]) -> str:
     lines = [f"| {name} | {value} |" for name, value in facts.items() if value]
     title = [f"# {manifest.name} {manifest.version}", "", f"**{manifest.notice}**", "", "| | |", "|:--|:--|"]
     return "\n".join([*title, *lines, ""])
+
+
+def _st_shift(manifest: Manifest) -> str:
+    return st_shift_text(np.array(manifest.signal.sos), manifest.signal.rate_hz)
 
 
 def parameters(bundle: Bundle) -> int:

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.stream.wire import Chunk, Layout, to_millivolts
+from edge.stream.wire import MAX_TIME_NS, Chunk, Layout, to_millivolts
 
 MAX_PENDING_CHUNKS = 64
 FAR_JUMP_S = 60.0
@@ -157,11 +157,15 @@ class Assembler:
         return self._skip_hole(now_s)
 
     def time_ns_of(self, index: int) -> int | None:
-        """UTC time of a sample by the latest chunk that carried one; the index alone decides the distance."""
+        """UTC time of a sample by the latest chunk that carried one; the index alone decides the distance.
+
+        None before there is one, and for a sample centuries away, as a wrong index makes it.
+        """
         position = self.position
         if position is None or position.time_ns is None:
             return None
-        return position.time_ns + (index - position.time_index) * 1_000_000_000 // position.rate_hz
+        time_ns = position.time_ns + (index - position.time_index) * 1_000_000_000 // position.rate_hz
+        return time_ns if 0 <= time_ns <= MAX_TIME_NS else None
 
     def _needs_new_position(self, chunk: Chunk) -> Reset | None:
         position = self.position

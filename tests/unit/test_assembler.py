@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.stream.assembler import Assembler, AssemblerLimits, Reset, Run
-from edge.stream.wire import Chunk, Flags
+from edge.stream.wire import MAX_INDEX, MAX_TIME_NS, Chunk, Flags
 
 RATE_HZ = 100
 LEADS = ("I", "II")
@@ -150,6 +150,15 @@ def test_time_follows_the_index():
     assembler = Assembler()
     assembler.push(chunk(0, 100, time_ns=5_000_000_000), 0.0)
     assert assembler.time_ns_of(250) == 7_500_000_000
+
+
+@given(st.integers(0, MAX_INDEX))
+def test_a_time_that_no_clock_will_show_is_not_stated(index):
+    assembler = Assembler()
+    assembler.push(chunk(0, 100, time_ns=5_000_000_000), 0.0)
+    time_ns = assembler.time_ns_of(index)
+    assert time_ns is None or time_ns == 5_000_000_000 + index * 10_000_000 <= MAX_TIME_NS
+    assert (time_ns is None) == (5_000_000_000 + index * 10_000_000 > MAX_TIME_NS)
 
 
 def test_memory_stays_bounded_when_the_first_chunk_never_comes():

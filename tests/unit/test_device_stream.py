@@ -147,6 +147,20 @@ def test_sessions_that_are_over_stay_over_after_a_restart():
     assert not successor.waiting
 
 
+def test_a_stream_that_was_sent_far_ahead_can_be_saved():
+    stream, chunks = make_stream(reorder_wait_s=0.2), chunks_of(patient(3, seed=4), 100, 100)
+    feed(stream, chunks[:1])
+    feed(stream, [msgspec.structs.replace(chunks[1], index=2**50, time_ns=None)])
+    stream.poll(1.0)
+    moments = [entry.moment(now_ns=0, latency_ms=0.0) for entry in stream.waiting]
+    assert [moment.index for moment in moments] == [99, 2**50 + 99]
+    for entry, moment in zip(list(stream.waiting), moments, strict=True):
+        (score,) = score_hops(shipped_runtime(), [stream.join_model(shipped_runtime())], [entry.hop])
+        stream.alerts.step(moment, entry.hop, score)
+    stream.waiting.clear()
+    assert saved(stream).expected == 2**50 + 100
+
+
 def test_there_is_no_snapshot_while_hops_wait_or_are_with_the_model():
     stream = make_stream()
     assert stream.snapshot("hash", 0) is None  # nothing has come yet

@@ -15,11 +15,11 @@ from trainer.memory import keep_freed_memory
 
 assert sys.argv[1] == "as it is" or keep_freed_memory()
 def step():
-    return [torch.ones(4_000_000) for _ in range(4)]  # 64 MB
-for _ in range(3):
+    return [torch.ones(10_000_000) for _ in range(2)]  # 40 MB each: more than malloc ever learns to keep by itself
+for _ in range(12):  # until malloc has found a place for all
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
+for _ in range(12):
     step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """

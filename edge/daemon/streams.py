@@ -28,7 +28,7 @@ from edge.stream.assembler import AssemblerCounters, AssemblerLimits, Reset
 POLL_S = 0.25
 """How often streams that miss a chunk are asked whether it is overdue."""
 LOOK_S = 1.0
-"""How often all streams are looked at; a look at thousands takes milliseconds."""
+"""How often all streams are looked at, unless silence shall be noticed sooner; of thousands it takes milliseconds."""
 STALL_S = 2 * POLL_S
 """A poll that comes so late says that the process stood still: what a stream waits for may be in the socket, unread."""
 
@@ -102,7 +102,7 @@ class StreamKeeper:
                 self._poll_incomplete(now_s)
             polled_s = now_s
             events: list[AlertEvent] = []
-            if now_s - looked_s >= LOOK_S:
+            if now_s - looked_s >= min(LOOK_S, self._factory.config.silent_after_s / 2):
                 events = self._look(now_s, now_s - looked_s)
                 looked_s = now_s
             wake_pipeline()

@@ -271,3 +271,10 @@ def printed(result: dict[str, Any]) -> str:
     file = io.StringIO()
     show(result, Console(file=file, width=160))
     return file.getvalue()
+
+
+def test_a_clock_that_stood_still_says_nothing() -> None:
+    readings = iter([0.0, 0.0, 1.0, 1.5])
+    timed = Timed(lambda: None, lambda: next(readings))
+    assert timed.seconds() == float("inf")
+    assert timed.seconds() == 0.5

@@ -113,6 +113,9 @@ def command_of(args: argparse.Namespace) -> str:
     for name in ("epochs", "limit"):
         if getattr(args, name) is not None:
             words += [f"--{name}", str(getattr(args, name))]
+    for name in ("seeds", "only"):
+        if getattr(args, name):
+            words += [f"--{name}", *map(str, getattr(args, name))]
     return shlex.join(words)
 
 

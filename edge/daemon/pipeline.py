@@ -1,4 +1,4 @@
-"""The loop from waiting hops to scores and alerts: take a batch, run the model in its thread, decide, publish."""
+"""The loop from waiting hops to scores and alerts: take a batch, have the model score it, decide, publish."""
 
 from __future__ import annotations
 

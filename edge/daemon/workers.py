@@ -1,4 +1,4 @@
-"""Worker threads beside the event loop: one owns the runtime, one the alerts on disk, one the snapshots there."""
+"""Worker threads beside the event loop: one for the alerts on disk, one for the snapshots, one for runtimes that wait."""
 
 from __future__ import annotations
 

@@ -97,8 +97,9 @@ def scores_of(
     monitor = manifest.state_monitor
     scores = []
     for row, (stream, hop) in enumerate(zip(streams, hops, strict=True)):
-        due = monitor is not None and finite[row] and _is_due(stream, check_every)
-        state = _look_at_state(monitor, runtime, stream) if monitor is not None and due else None
+        state = None
+        if monitor is not None and finite[row] and _is_due(stream, check_every):
+            state = _look_at_state(monitor, runtime, stream)
         fault = _fault(finite[row], state, stream.strikes)
         ready = fault is None and stream.strikes == 0 and stream.hops_seen >= window_hops
         scores.append(HopScore(hop.last_index, ready, fault, logits[row], probabilities[row], state))

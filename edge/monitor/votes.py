@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Votes = NDArray[np.float32]
 """Logits (votes, classes), the newest last."""
 
-TOGETHER = 32
+TOGETHER = 8
 """Streams whose votes are averaged at once. For more than 500 numbers NumPy lets the interpreter go, and getting it
 back may take longer than all of this."""
 

@@ -1,4 +1,4 @@
-"""Worker threads beside the event loop: one for the alerts on disk, one for the snapshots, one for runtimes that wait."""
+"""Worker threads beside the event loop: for the alerts on disk, for the snapshots, for runtimes that wait."""
 
 from __future__ import annotations
 

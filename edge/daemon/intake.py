@@ -62,8 +62,8 @@ class Intake:
         if evicted is not None:
             self._on_evict(evicted)
         stream.receive(chunk, now_s)
-        self._metrics.chunks.inc()
-        self._metrics.samples.inc(len(chunk.samples))
+        self._metrics.chunks.value += 1
+        self._metrics.samples.value += len(chunk.samples)
         return stream
 
     def _refuse(self, message: Message, error: EcgEdgeError, now_s: float) -> None:

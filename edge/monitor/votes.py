@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 Votes = NDArray[np.float32]
 """Logits (votes, classes), the newest last."""
 
-TOGETHER = 8
-"""Streams whose votes are averaged at once. For more than 500 numbers NumPy lets the interpreter go, and getting it
-back may take longer than all of this."""
+MAX_LOGIT = 700.0
+"""What is more certain counts as this: its probability is 0 or 1 to any precision, and exp(700) is still a number."""
 
 
 def with_vote(votes: Votes | None, newest: NDArray[np.float32], kept: int) -> Votes:
@@ -28,14 +27,10 @@ def with_vote(votes: Votes | None, newest: NDArray[np.float32], kept: int) -> Vo
 def mean_logits(votes: Sequence[Votes]) -> NDArray[np.float32]:
     """Return for each stream's finite votes the logit of the mean of their probabilities: (streams, classes).
 
-    Yes against no, each summed as logarithms: no probability is so near to 0 or 1 that its logit is lost.
+    Yes against no, each summed by itself: no probability is so near to 1 that its logit is lost.
     """
-    return np.concatenate([_mean_logits(votes[at : at + TOGETHER]) for at in range(0, len(votes), TOGETHER)])
-
-
-def _mean_logits(votes: Sequence[Votes]) -> NDArray[np.float32]:
     starts = np.cumsum([0, *map(len, votes[:-1])])
-    logits = np.concatenate(votes).astype(np.float64)
-    yes = np.logaddexp.reduceat(-np.logaddexp(0.0, -logits), starts)
-    no = np.logaddexp.reduceat(-np.logaddexp(0.0, logits), starts)
-    return (yes - no).astype(np.float32)
+    logits = np.clip(np.concatenate(votes).astype(np.float64), -MAX_LOGIT, MAX_LOGIT)
+    yes = np.add.reduceat(1 / (1 + np.exp(-logits)), starts)
+    no = np.add.reduceat(1 / (1 + np.exp(logits)), starts)
+    return np.log(yes / no).astype(np.float32)

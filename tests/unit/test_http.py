@@ -58,7 +58,7 @@ def test_health_is_200_while_healthy_and_503_otherwise(endpoint: HttpEndpoint, p
 
 
 def test_metrics_are_in_prometheus_format(endpoint: HttpEndpoint, pipeline: Pipeline) -> None:
-    pipeline.metrics.chunks.inc(3)
+    pipeline.metrics.chunks.value += 3
     pipeline.metrics.scores.labels("ready").inc()
     pipeline.metrics.hop_latency_ms.observe(12)
     status, kind, body = request(endpoint, "/metrics")

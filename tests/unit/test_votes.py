@@ -18,7 +18,7 @@ from edge.errors import BundleError
 from edge.monitor.engine import Fault, ModelStream, score_hops
 from edge.monitor.offline import hops_of, score_recordings
 from edge.monitor.path import StreamPath
-from edge.monitor.votes import mean_logits, with_vote
+from edge.monitor.votes import MAX_LOGIT, mean_logits, with_vote
 from edge.runtime.base import calibrated
 from edge.runtime.bundle import load_bundle
 from edge.runtime.manifest import MANIFEST_NAME
@@ -101,10 +101,11 @@ def test_streams_with_different_numbers_of_votes_are_averaged_apart():
     np.testing.assert_allclose(found[1], alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("sure", [60.0, 1e4])
-def test_votes_that_are_certain_keep_their_logits(sure):
+@pytest.mark.parametrize("sure", [60.0, MAX_LOGIT, 1e4])
+def test_votes_that_are_certain_stay_so(sure):
     votes = np.full((VOTES, 2), [sure, -sure], dtype=np.float32)
-    np.testing.assert_allclose(mean_logits([votes]), [[sure, -sure]], rtol=1e-6)
+    kept = min(sure, MAX_LOGIT)
+    np.testing.assert_allclose(mean_logits([votes]), [[kept, -kept]], rtol=1e-6)
     np.testing.assert_allclose(trainer_votes.mean_logits(torch.from_numpy(votes[None])), [[sure, -sure]], rtol=1e-6)
 
 

@@ -3,59 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import msgspec
 import pytest
 
 from edge.runtime.bundle import load_bundle, write_manifest
 from edge.runtime.manifest import StateMonitor, StateRange
-from tests.tiny_bundle import tiny_bundle
-from tests.tiny_ptbxl import rows_of, write_ptbxl
 from trainer.card.markdown import markdown
 from trainer.card.write import parameters
 from trainer.cli import main
-from trainer.ptbxl import CACHE_VARIABLE
 from trainer.report import Sheet, cell_text
 from trainer.stream_evaluation.measure import PARTS
 from trainer.stream_evaluation.result import read_evaluation
 from trainer.study import Outcome, Study, table_of
-
-CODES = ["NORM", "IMI", "NDT", "LAFB", "LVH"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("card")
-
-
-@pytest.fixture(autouse=True)
-def surroundings(folder, monkeypatch):
-    monkeypatch.setenv(CACHE_VARIABLE, str(folder / "cache"))
-
-
-@pytest.fixture(scope="module")
-def root(folder):
-    return write_ptbxl(folder / "ptb-xl", rows_of(CODES * 4, [9]))
-
-
-@pytest.fixture(scope="module")
-def tiny(folder):
-    return tiny_bundle(folder / "tiny").path
-
-
-@pytest.fixture
-def bundle_path(tiny, tmp_path):
-    return shutil.copytree(tiny, tmp_path / "tiny")
-
-
-@pytest.fixture
-def result_of(capsys):
-    def run(*words):
-        assert main([*map(str, words), "--json"]) == 0, capsys.readouterr().err
-        return json.loads(capsys.readouterr().out)
-
-    return run
 
 
 @pytest.fixture

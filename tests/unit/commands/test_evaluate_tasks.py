@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from edge.runtime.bundle import load_bundle
 from export.bundle import write_bundle
 from tests.tiny_ptbxl import rows_of, write_ptbxl
 from tests.windowed_bundles import windowed_checkpoint
-from trainer.cli import main
-from trainer.ptbxl import CACHE_VARIABLE
 
 CODES = ["NORM", "IMI", "LVH"]
 TOP_3 = {"labels": "scp", "top": 3, "min_likelihood": 50.0}
@@ -19,72 +15,54 @@ TABLE = {"labels": "table", "table": "acs.csv"}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("tasks")
-
-
-@pytest.fixture(autouse=True)
-def _cache(folder, monkeypatch):
-    monkeypatch.setenv(CACHE_VARIABLE, str(folder / "cache"))
-
-
-@pytest.fixture(scope="module")
 def root(folder):
     return write_ptbxl(folder / "ptb-xl", rows_of(CODES * 4, [9]))
-
-
-@pytest.fixture
-def run(capsys):
-    """Run a command with --json; return its exit status, its result and what it said."""
-
-    def call(*words):
-        status = main([*map(str, words), "--json"])
-        printed = capsys.readouterr()
-        return status, json.loads(printed.out) if status == 0 else None, printed.err
-
-    return call
 
 
 def bundle_for(path, task, classes):
     return write_bundle(windowed_checkpoint("simple-cnn-1d", task=task, classes=classes), path, "cnn", "0.1").path
 
 
-def test_statements_are_evaluated_in_both_modes_and_alerts_tuned_where_norm_is_one_of_them(run, root, tmp_path):
+def test_statements_are_evaluated_in_both_modes_and_alerts_tuned_where_norm_is_one_of_them(
+    command, result_of, root, tmp_path
+):
     bundle = bundle_for(tmp_path / "b", TOP_3, ["LVH", "NORM", "IMI"])
-    figures = [run("evaluate", "--data", root, "--bundle", bundle, "--mode", mode)[1] for mode in ("batch", "stream")]
+    figures = [
+        result_of("evaluate", "--data", root, "--bundle", bundle, "--mode", mode) for mode in ("batch", "stream")
+    ]
     for measured in figures:
         assert list(measured["per_class"]) == ["LVH", "NORM", "IMI"]
         assert measured["n_records"] == 12
     assert figures[0]["macro_auc"] == pytest.approx(figures[1]["macro_auc"], abs=1e-9)
-    _, tuned, _ = run("tune", "--data", root, "--bundle", bundle)
+    tuned = result_of("tune", "--data", root, "--bundle", bundle)
     assert set(tuned["metrics"]["alerts"]["points"]) == {"LVH", "IMI"}
     assert load_bundle(bundle).manifest.operating_points["IMI"].on != 0.5
 
 
-def test_a_users_table_is_named_again_for_a_bundle_knows_no_more_than_its_name(run, root, tmp_path):
+def test_a_users_table_is_named_again_for_a_bundle_knows_no_more_than_its_name(command, result_of, root, tmp_path):
     bundle = bundle_for(tmp_path / "b", TABLE, ["ACS"])
     table = tmp_path / "acs.csv"
     table.write_text("ecg_id,ACS\n" + "".join(f"{i},{int(i % 3 == 2)}\n" for i in range(1, 13)))
-    status, _, said = run("evaluate", "--data", root, "--bundle", bundle)
+    status, printed = command("evaluate", "--data", root, "--bundle", bundle)
     assert status == 2
-    assert "columns of acs.csv; name it with --table" in said
-    _, measured, _ = run("evaluate", "--data", root, "--bundle", bundle, "--table", table)
+    assert "columns of acs.csv; name it with --table" in printed.err
+    measured = result_of("evaluate", "--data", root, "--bundle", bundle, "--table", table)
     assert measured["per_class"]["ACS"]["positives"] == 4
     assert "--table acs.csv" in measured["command"]
-    _, tuned, _ = run("tune", "--data", root, "--bundle", bundle, "--table", table)
+    tuned = result_of("tune", "--data", root, "--bundle", bundle, "--table", table)
     assert tuned["before"]["calibration"] != tuned["after"]["calibration"]
     assert any("alerts keep their thresholds" in note for note in tuned["notes"])
 
 
-def test_labels_without_a_class_of_the_bundle_are_refused(run, root, tmp_path):
+def test_labels_without_a_class_of_the_bundle_are_refused(command, result_of, root, tmp_path):
     bundle = bundle_for(tmp_path / "b", {}, ["NORM", "ACS"])
-    status, _, said = run("evaluate", "--data", root, "--bundle", bundle)
+    status, printed = command("evaluate", "--data", root, "--bundle", bundle)
     assert status == 2
-    assert "classes ACS are not among the labels' NORM, MI" in said
+    assert "classes ACS are not among the labels' NORM, MI" in printed.err
 
 
-def test_a_task_that_the_trainer_does_not_know_is_refused(run, root, tmp_path):
+def test_a_task_that_the_trainer_does_not_know_is_refused(command, result_of, root, tmp_path):
     bundle = bundle_for(tmp_path / "b", {"labels": "astrology"}, ["NORM"])
-    status, _, said = run("tune", "--data", root, "--bundle", bundle)
+    status, printed = command("tune", "--data", root, "--bundle", bundle)
     assert status == 2
-    assert "none of the trainer's" in said
+    assert "none of the trainer's" in printed.err

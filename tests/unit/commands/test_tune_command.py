@@ -2,56 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-
 import msgspec
 import pytest
 
 from edge.daemon.alert_settings import alert_policy
 from edge.daemon.config import AlertsConfig
 from edge.runtime.bundle import load_bundle
-from tests.tiny_bundle import tiny_bundle
 from tests.tiny_ptbxl import rows_of, write_ptbxl
-from trainer.cli import main
-from trainer.ptbxl import CACHE_VARIABLE
 
-CODES = ["NORM", "IMI", "NDT", "LAFB", "LVH"]
 ALERTING = ["MI", "STTC", "CD", "HYP"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("tune")
-
-
-@pytest.fixture(autouse=True)
-def surroundings(folder, monkeypatch):
-    monkeypatch.setenv(CACHE_VARIABLE, str(folder / "cache"))
-
-
-@pytest.fixture(scope="module")
-def root(folder):
-    return write_ptbxl(folder / "ptb-xl", rows_of(CODES * 4, [9]))
-
-
-@pytest.fixture(scope="module")
-def tiny(folder):
-    return tiny_bundle(folder / "tiny").path
-
-
-@pytest.fixture
-def bundle_path(tiny, tmp_path):
-    return shutil.copytree(tiny, tmp_path / "tiny")
-
-
-@pytest.fixture
-def result_of(capsys):
-    def run(*words):
-        assert main([*map(str, words), "--json"]) == 0, capsys.readouterr().err
-        return json.loads(capsys.readouterr().out)
-
-    return run
 
 
 def test_a_budget_is_tuned_again_from_what_is_kept(result_of, root, bundle_path, folder, capsys):

@@ -3,57 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import msgspec
 import numpy as np
 import pytest
 
 from edge.runtime.bundle import read_manifest, write_manifest
-from tests.tiny_bundle import tiny_bundle
 from tests.tiny_ptbxl import rows_of, write_ptbxl
 from trainer.cli import main
-from trainer.ptbxl import CACHE_VARIABLE, CLASSES
+from trainer.ptbxl import CLASSES
 from trainer.stream_evaluation.measure import PARTS
 from trainer.stream_evaluation.result import StreamEvaluation
 
-CODES = ["NORM", "IMI", "NDT", "LAFB", "LVH"]
 ALERTING = ["MI", "STTC", "CD", "HYP"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("stream-evaluate")
-
-
-@pytest.fixture(autouse=True)
-def surroundings(folder, monkeypatch):
-    monkeypatch.setenv(CACHE_VARIABLE, str(folder / "cache"))
-    monkeypatch.delenv("NSTDB_ROOT", raising=False)
-
-
-@pytest.fixture(scope="module")
-def root(folder):
-    return write_ptbxl(folder / "ptb-xl", rows_of(CODES * 4, [9]))
-
-
-@pytest.fixture(scope="module")
-def tiny(folder):
-    return tiny_bundle(folder / "tiny").path
-
-
-@pytest.fixture
-def bundle_path(tiny, tmp_path):
-    return shutil.copytree(tiny, tmp_path / "tiny")
-
-
-@pytest.fixture
-def result_of(capsys):
-    def run(*words):
-        assert main([*map(str, words), "--json"]) == 0, capsys.readouterr().err
-        return json.loads(capsys.readouterr().out)
-
-    return run
 
 
 def test_every_part_is_in_the_result_and_in_the_plots(result_of, root, bundle_path, tmp_path):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-
 import numpy as np
 import pytest
 import torch
@@ -13,62 +10,15 @@ from edge.runtime.bundle import load_bundle, read_manifest
 from edge.runtime.select import open_runtime
 from tests.real_ptbxl import part_of_ptbxl
 from tests.tiny_bundle import tiny_bundle, tiny_checkpoint
-from tests.tiny_ptbxl import Row, rows_of, write_ptbxl
-from trainer.cli import main
+from tests.tiny_ptbxl import rows_of, write_ptbxl
 from trainer.kinds import record_logits
 from trainer.model import EcgMamba, ModelConfig
 from trainer.predict import batch_logits, stream_logits
-from trainer.ptbxl import CACHE_VARIABLE, CLASSES, open_ptbxl
+from trainer.ptbxl import CLASSES, open_ptbxl
 
-CODES = ["NORM", "IMI", "NDT", "LAFB", "LVH"]
 AGREEMENT = 1e-4
 REQUIRED = {"macro_auc", "macro_auprc", "macro_f1", "per_class", "n_records", "mode"}
 REAL_RECORDS = 24
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """Folds 8 and 9 only, four records of each class in each, and one record without a superclass."""
-    rows = rows_of(CODES * 4, [8, 9])
-    return write_ptbxl(tmp_path_factory.mktemp("data") / "ptb-xl", [*rows, Row(500, "{'SR': 100.0}", 9, 500)])
-
-
-@pytest.fixture(scope="module")
-def pristine_bundle(tmp_path_factory):
-    return tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
-
-
-@pytest.fixture
-def bundle_path(pristine_bundle, tmp_path):
-    return shutil.copytree(pristine_bundle.path, tmp_path / "tiny")
-
-
-@pytest.fixture
-def command(capsys):
-    """Run a command line; return its exit status and what it printed."""
-
-    def run(*words):
-        status = main([str(word) for word in words])
-        return status, capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def result_of(command):
-    """Run a command that succeeds, with --json; return its result."""
-
-    def run(*words):
-        status, printed = command(*words, "--json")
-        assert status == 0, printed.err
-        return json.loads(printed.out)
-
-    return run
 
 
 def nothing(records):
@@ -82,9 +32,9 @@ def assert_modes_agree(bundle, data, rows):
     np.testing.assert_allclose(stream, batch, atol=AGREEMENT)
 
 
-def test_the_last_hop_of_a_stream_scores_as_the_whole_record_does(root, pristine_bundle):
+def test_the_last_hop_of_a_stream_scores_as_the_whole_record_does(root, pristine):
     data = open_ptbxl(root)
-    assert_modes_agree(pristine_bundle, data, data.rows([8, 9]))
+    assert_modes_agree(pristine, data, data.rows([8, 9]))
 
 
 def test_with_votes_too_the_last_hop_scores_as_the_whole_record_does(root, tmp_path):
@@ -92,9 +42,9 @@ def test_with_votes_too_the_last_hop_scores_as_the_whole_record_does(root, tmp_p
     assert_modes_agree(tiny_bundle(tmp_path / "votes", vote_hops=2), data, data.rows([8, 9]))
 
 
-def test_the_last_hop_of_a_stream_scores_as_the_whole_record_does_on_real_ecg(ptbxl_root, pristine_bundle, tmp_path):
+def test_the_last_hop_of_a_stream_scores_as_the_whole_record_does_on_real_ecg(ptbxl_root, pristine, tmp_path):
     data = open_ptbxl(part_of_ptbxl(ptbxl_root, tmp_path / "part", {1: REAL_RECORDS}))
-    assert_modes_agree(pristine_bundle, data, data.rows([1]))
+    assert_modes_agree(pristine, data, data.rows([1]))
 
 
 def test_a_window_as_long_as_the_record_is_the_models_own_forward_pass():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import msgspec
 import numpy as np
@@ -15,48 +14,12 @@ from hypothesis.extra import numpy as npst
 from edge.errors import BundleError
 from edge.runtime.bundle import MANIFEST_NAME, load_bundle, read_manifest, write_manifest
 from edge.runtime.manifest import StateMonitor, StateRange
-from tests.tiny_bundle import tiny_bundle, tiny_manifest
-from tests.tiny_ptbxl import rows_of, write_ptbxl
+from tests.tiny_bundle import tiny_manifest
 from trainer.cli import main
-from trainer.ptbxl import CACHE_VARIABLE
 from trainer.state_monitor import LIMIT_FACTOR, range_of
 
-CODES = ["NORM", "IMI", "NDT", "LAFB", "LVH"]
 RANGE = StateRange(p50=1.0, p99=2.0, p99_9=3.0, max=4.0, limit=8.0)
 SHORT = ["--streams", "3", "--seconds", "40"]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return write_ptbxl(tmp_path_factory.mktemp("data") / "ptb-xl", rows_of(CODES * 4, [8, 9]))
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory):
-    return tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
-
-
-@pytest.fixture
-def bundle_path(pristine, tmp_path):
-    return shutil.copytree(pristine.path, tmp_path / "tiny")
-
-
-@pytest.fixture
-def result_of(capsys):
-    """Run a command that succeeds, with --json; return its result."""
-
-    def run(*words):
-        status = main([str(word) for word in [*words, "--json"]])
-        printed = capsys.readouterr()
-        assert status == 0, printed.err
-        return json.loads(printed.out)
-
-    return run
 
 
 def test_the_command_writes_the_ranges_of_the_training_folds_into_the_manifest(root, bundle_path, result_of):

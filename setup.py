@@ -37,7 +37,7 @@ setup(
             Extension(
                 f"trainer.{name}",
                 sources=sorted(map(str, Path("trainer/kernels").glob("*.c"))),
-                depends=["trainer/kernels/vector.h"],
+                depends=["trainer/kernels/vector.h", "edge/runtime/kernels/vector.h"],
                 define_macros=[("LANES", str(lanes)), ("MODULE", name)],
                 extra_compile_args=["-O3", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", *flags],
                 optional=True,

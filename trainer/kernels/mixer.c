@@ -12,14 +12,8 @@
 
 int mixer_most_taps(void) { return MAX_TAPS; }
 
-/* 1 / (1 + e^-x), from the exponential of -|x|, which cannot overflow. */
-INLINE vec sigmoid(vec x)
-{
-    const vec away = (vec)((ivec)x & 0x7fffffff), t = exp2_vec(away * broadcast(-1.4426950408889634f));
-    const ivec below = x < broadcast(0.0f);
-    const vec above = broadcast(1.0f) / (broadcast(1.0f) + t);
-    return (vec)((below & (ivec)(t * above)) | (~below & (ivec)above));
-}
+/* 1 / (1 + e^-x) */
+INLINE vec sigmoid(vec x) { return broadcast(1.0f) / (broadcast(1.0f) + exp_any(-x)); }
 
 /* d silu(x) / dx, given sigmoid(x). */
 INLINE vec silu_slope(vec x, vec s) { return s * (broadcast(1.0f) + x * (broadcast(1.0f) - s)); }

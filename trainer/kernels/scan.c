@@ -43,7 +43,7 @@ INLINE void forward(const int N, int first, int last, int length, int inner, con
                 vec sum = broadcast(0.0f);
 #pragma GCC unroll 32
                 for (int n = 0; n < N; n++) {
-                    h[n] = exp2_vec(step * a[n]) * h[n] + input * broadcast(b[row * N + n]);
+                    h[n] = exp2_any(step * a[n]) * h[n] + input * broadcast(b[row * N + n]);
                     sum += h[n] * broadcast(c[row * N + n]);
                 }
                 store_some(y + row * inner + d, sum, count);
@@ -71,7 +71,7 @@ INLINE void recompute(const int N, const scan_gradient *g, long batch, int lengt
         vec *before = states + (long)(t - from) * N, *decay = decays + (long)(t - from) * N;
 #pragma GCC unroll 32
         for (int n = 0; n < N; n++) {
-            decay[n] = exp2_vec(step * load_some(g->a2 + (long)n * inner + d, count));
+            decay[n] = exp2_any(step * load_some(g->a2 + (long)n * inner + d, count));
             before[N + n] = decay[n] * before[n] + input * broadcast(g->b[row * N + n]);
         }
     }

@@ -45,7 +45,7 @@ bench: setup ## measure this machine: runtimes, limit, what else one would do, t
 
 train: setup ## rebuild the shipped bundle: make train DATA=path/to/ptb-xl (resumes when interrupted)
 	@test -n "$(DATA)" || { echo "say where PTB-XL is: make train DATA=path/to/ptb-xl"; exit 2; }
-	$(BIN)/ecg-trainer cross-validate --data "$(DATA)" --preset resnet1d-wang --out "$(TEACHER)"
+	$(BIN)/ecg-trainer cross-validate --data "$(DATA)" --preset resnet1d-wang --epochs 12 --out "$(TEACHER)"
 	$(BIN)/ecg-trainer train --data "$(DATA)" --preset streaming-distilled --seed 1 --out "$(RUN)" \
 		--soft-labels "$(TEACHER)/soft_labels.safetensors"
 	$(BIN)/ecg-export bundle "$(RUN)/best" --out "$(BUNDLE)"

@@ -2,8 +2,8 @@
 
 Each device sends a chunk every half second, at a phase of its own. They begin one after the other over half of the
 warm-up, so that the ends of hops, and what comes of a start, are spread as with devices that were switched on at any
-time. Devices share
-connections, because what is measured is the daemon and not the broker's sockets.
+time. Devices share connections, because what is measured is the daemon and not the broker's sockets.
+
 Run as a process: `python -m edge.bench.load --port 1883 --streams 1000`.
 """
 

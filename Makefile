@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= $(PTBXL_ROOT)
 RUN ?= runs/streaming
-TEACHER ?= runs/resnet1d-wang
+TEACHERS ?= runs/teachers
 BUNDLE ?= runs/bundle
 NSTDB ?= $(NSTDB_ROOT)
 REPORTS ?= runs/reports
@@ -45,9 +45,10 @@ bench: setup ## measure this machine: runtimes, limit, what else one would do, t
 
 train: setup ## rebuild the shipped bundle: make train DATA=path/to/ptb-xl (resumes when interrupted)
 	@test -n "$(DATA)" || { echo "say where PTB-XL is: make train DATA=path/to/ptb-xl"; exit 2; }
-	$(BIN)/ecg-trainer cross-validate --data "$(DATA)" --preset resnet1d-wang --epochs 12 --out "$(TEACHER)"
+	$(BIN)/ecg-trainer cross-validate --data "$(DATA)" --preset resnet1d-wang --out "$(TEACHERS)/wang"
+	$(BIN)/ecg-trainer cross-validate --data "$(DATA)" --preset resnet1d-wang-monitor --out "$(TEACHERS)/wang-monitor"
 	$(BIN)/ecg-trainer train --data "$(DATA)" --preset streaming-distilled --seed 1 --out "$(RUN)" \
-		--soft-labels "$(TEACHER)/soft_labels.safetensors"
+		--soft-labels "$(TEACHERS)/wang/soft_labels.safetensors" "$(TEACHERS)/wang-monitor/soft_labels.safetensors"
 	$(BIN)/ecg-export bundle "$(RUN)/best" --out "$(BUNDLE)"
 	$(BIN)/ecg-trainer monitor-state --data "$(DATA)" --bundle "$(BUNDLE)"
 	$(BIN)/ecg-trainer tune --data "$(DATA)" --bundle "$(BUNDLE)"

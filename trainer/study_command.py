@@ -21,7 +21,7 @@ from trainer.folds import parse_folds
 from trainer.preset import load_preset
 from trainer.pretrain_command import report as report_pretraining
 from trainer.study import Study, load_study, pretrained, run_variant, table_of, variants_of
-from trainer.targets import load_soft_labels
+from trainer.targets import load_soft_labels, named
 from trainer.tasks import open_task
 from trainer.train_command import origin, report
 
@@ -109,7 +109,7 @@ def command_of(args: argparse.Namespace) -> str:
     """Return the command that does this again anywhere: without the folders of this machine."""
     words = ["ecg-trainer", "study", Path(args.study).stem, "--data", "PTBXL_ROOT", "--out", "OUT"]
     if args.soft_labels:
-        words += ["--soft-labels", *(path.name for path in args.soft_labels)]
+        words += ["--soft-labels", *map(named, args.soft_labels)]
     for name in ("epochs", "limit"):
         if getattr(args, name) is not None:
             words += [f"--{name}", str(getattr(args, name))]

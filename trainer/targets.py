@@ -61,6 +61,11 @@ def load_soft_labels(path: Path, classes: tuple[str, ...] = CLASSES) -> SoftLabe
     return soft
 
 
+def named(path: Path) -> str:
+    """Return the name of a file of soft labels with its folder's, which says whose they are."""
+    return f"{path.resolve().parent.name}/{path.name}"
+
+
 def with_targets(
     split: Split, data: PtbXl, rows: NDArray[np.int64], recipe: TrainingPreset, soft_labels: Sequence[SoftLabels],
     seed: int,

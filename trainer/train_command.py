@@ -26,7 +26,7 @@ from trainer.folds import folds_text, parse_folds
 from trainer.history import Epoch
 from trainer.preset import Preset, load_preset
 from trainer.scan import implementation_name
-from trainer.targets import load_soft_labels, with_targets
+from trainer.targets import load_soft_labels, named, with_targets
 from trainer.tasks import open_task
 from trainer.train import BEST_NAME, Trainer
 from trainer.transfer import facts_of_start
@@ -126,10 +126,7 @@ def facts_of(args: argparse.Namespace) -> dict[str, Any]:
         "tune_folds": args.tune_folds,
         "limit": args.limit,
         "init": None if args.init is None else facts_of_start(args.init),
-        "soft_labels": {
-            f"{path.resolve().parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in args.soft_labels
-        },
+        "soft_labels": {named(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in args.soft_labels},
         **origin(),
     }
 
@@ -150,7 +147,7 @@ def command_of(args: argparse.Namespace) -> str:
     words = ["ecg-trainer", "train", "--data", "PTBXL_ROOT", "--preset", Path(args.preset).name, "--out", "RUN"]
     words += ["--folds", folds_text(args.folds), "--tune-folds", folds_text(args.tune_folds), "--seed", str(args.seed)]
     if args.soft_labels:
-        words += ["--soft-labels", *(path.name for path in args.soft_labels)]
+        words += ["--soft-labels", *map(named, args.soft_labels)]
     if args.init:
         words += ["--init", args.init.name]
     for name in ("epochs", "limit"):

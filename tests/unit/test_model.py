@@ -56,9 +56,9 @@ def test_the_seed_preset_has_66565_parameters():
     assert sum(p.numel() for p in model.parameters()) == 66_565
 
 
-def test_the_streaming_preset_has_306085_parameters():
+def test_the_streaming_preset_has_178789_parameters():
     model = EcgMamba(load_preset("streaming").model)
-    assert sum(p.numel() for p in model.parameters()) == 306_085
+    assert sum(p.numel() for p in model.parameters()) == 178_789
 
 
 @settings(max_examples=15)

@@ -28,8 +28,8 @@ SHIPPED = {
     "cardionet-xl": 4_135_717, "ecg-mamba-seed": 66_565, "hubert-ecg-base": 92_801_925,
     "hubert-ecg-large": 187_648_581, "hubert-ecg-small": 30_211_717, "inception1d": 507_653, "lstm": 903_685,
     "resnet18-1d": 2_256_965, "resnet1d-wang": 473_349, "resnet1d-wang-monitor": 473_349, "s4-ecg": 2_186_245,
-    "simple-cnn-1d": 46_757, "simple-cnn-2d": 6_613, "ssl-encoder": 539_909, "streaming": 306_085,
-    "streaming-distilled": 306_085, "tiny": 4_341, "xresnet1d101": 1_872_261,
+    "simple-cnn-1d": 46_757, "simple-cnn-2d": 6_613, "ssl-encoder": 539_909, "streaming": 178_789,
+    "streaming-distilled": 178_789, "tiny": 4_341, "xresnet1d101": 1_872_261,
 }  # fmt: skip
 SMALLER_MAMBA = {"d_model": 16, "n_layers": 1}
 CODES = ["NORM", "IMI", "NDT", "LAFB", "LVH"]

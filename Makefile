@@ -47,7 +47,7 @@ train: setup ## rebuild the shipped bundle: make train DATA=path/to/ptb-xl (resu
 	@test -n "$(DATA)" || { echo "say where PTB-XL is: make train DATA=path/to/ptb-xl"; exit 2; }
 	$(BIN)/ecg-trainer cross-validate --data "$(DATA)" --preset resnet1d-wang --out "$(TEACHERS)/resnet1d-wang"
 	$(BIN)/ecg-trainer cross-validate --data "$(DATA)" --preset resnet1d-wang-monitor --out "$(TEACHERS)/resnet1d-wang-monitor"
-	$(BIN)/ecg-trainer train --data "$(DATA)" --preset streaming-distilled --seed 1 --out "$(RUN)" \
+	$(BIN)/ecg-trainer train --data "$(DATA)" --preset streaming-distilled --seed 0 --out "$(RUN)" \
 		--soft-labels "$(TEACHERS)/resnet1d-wang/soft_labels.safetensors" "$(TEACHERS)/resnet1d-wang-monitor/soft_labels.safetensors"
 	$(BIN)/ecg-export bundle "$(RUN)/best" --out "$(BUNDLE)"
 	$(BIN)/ecg-trainer monitor-state --data "$(DATA)" --bundle "$(BUNDLE)"

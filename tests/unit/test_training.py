@@ -433,7 +433,7 @@ def test_a_preset_is_shown_with_its_size(capsys):
     (described,) = json.loads(capsys.readouterr().out)["presets"]
     assert described["parameters"] == 66_565
     assert main(["presets"]) == 0
-    assert "306,085" in capsys.readouterr().out
+    assert "178,789" in capsys.readouterr().out
 
 
 # More outputs than classes, other kinds of models

@@ -13,6 +13,7 @@ from edge.errors import ConfigError
 from trainer.augment import Augmentation
 from trainer.claims import Claim
 from trainer.kinds import MAMBA, describe_config, model_config, with_outputs
+from trainer.mixed_precision import Precision
 from trainer.pretraining.plans import FITS, Plans
 from trainer.tasks import TaskPreset
 
@@ -68,9 +69,9 @@ class TrainingPreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Decay per step of the averaged weights, which are what is kept; 0 keeps the last weights themselves."""
     keep: Literal["best", "last"] = "best"
     """Keep the epoch that does best on the tuning folds, or the last one, which then owes nothing to them."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 trains in mixed precision: twice as fast where the processor multiplies it, and on GPUs. The scan of a
-    Mamba and the loss stay in float32."""
+    precision: Precision = "float32"
+    """bfloat16 trains in mixed precision, twice as fast, where the processor or GPU multiplies it, and in float32 where
+    it does not. The scan of a Mamba and the loss stay in float32."""
     crop_s: Positive = 2.5
     carried_share: Share = 0.0
     """Share of the batches that start from the state that the records of the batch before have left behind."""

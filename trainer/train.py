@@ -26,6 +26,7 @@ from trainer.frozen import freeze, settle, train_mode
 from trainer.history import Epoch, best_of, is_finished
 from trainer.kinds import build_model, narrowed, record_logits, with_outputs
 from trainer.memory import keep_freed_memory
+from trainer.mixed_precision import computed_in, mixed_precision
 from trainer.model import State
 from trainer.objective import (
     TrainingPass,
@@ -68,7 +69,8 @@ class Trainer:
         self.workers = alone() if workers is None else workers
         self.preset, self.recipe, self.signal = preset.for_classes(len(train.classes)), preset.training, signal
         self.train, self.tune = only_single_label(train, self.recipe), only_single_label(tune, self.recipe)
-        self.out, self.facts, self.seed = out, {**facts, "seed": seed}, seed
+        precision = computed_in(self.recipe.precision, self.workers.device.type)
+        self.out, self.facts, self.seed = out, {**facts, "seed": seed, "computed_in": precision}, seed
         torch.manual_seed(seed)
         self.rng = np.random.default_rng(seed)
         self.targets = self.train.labels if self.train.targets is None else self.train.targets
@@ -148,7 +150,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, self.steps, self.recipe)
         share = self.workers.share(batch)
-        with self._precision():
+        with self._mixed_precision():
             logits, self.left_behind = self.forward(share, self.left_behind)
         loss = loss_of(logits.float(), share.targets, len(self.train.classes), self.recipe, self.positive_weight)
         loss = loss * self.workers.weight(batch)
@@ -172,12 +174,12 @@ class Trainer:
     def _logits(self, model: nn.Module, signals: NDArray[np.float32]) -> NDArray[np.float32]:
         crop_samples = whole_frames(self.recipe.crop_s, self.signal.rate_hz, 1)
         starts = range(0, len(signals), BATCH_RECORDS)
-        with self._precision():
+        with self._mixed_precision():
             parts = [record_logits(model, signals[start : start + BATCH_RECORDS], crop_samples) for start in starts]
         return np.concatenate(parts)
 
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.workers.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
+    def _mixed_precision(self) -> torch.autocast:
+        return mixed_precision(self.recipe.precision, self.workers.device.type)
 
     def _keep_best(self) -> None:
         training = {**self.facts, "epochs": len(self.history), "tuning": self.history[-1].__dict__}

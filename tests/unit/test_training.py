@@ -19,6 +19,7 @@ from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.cli import main
 from trainer.data import Split, fit_signal, load_split, records_mv
 from trainer.kinds import build_model, narrowed, record_logits, with_outputs
+from trainer.mixed_precision import computed_in
 from trainer.model import EcgMamba
 from trainer.networks.resnet import ResnetConfig
 from trainer.objective import learning_rate, loss_of, only_single_label, training_logits
@@ -483,6 +484,7 @@ def test_a_windowed_network_trains_and_comes_back_from_its_checkpoint(trainer_in
     trainer.run()
     kept = load_checkpoint(tmp_path / "run" / BEST_NAME)
     assert kept.facts.kind == "resnet1d-wang"
+    assert kept.facts.training["computed_in"] == computed_in(precision, "cpu")
     assert kept.facts.training["epochs"] == 2  # the last epoch is kept, whatever the tuning fold says
     assert np.isfinite(trainer.kept_logits(trainer.tune.signals)).all()
     with pytest.raises(BundleError, match="carries no state"):

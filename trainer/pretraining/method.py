@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.batches import Batch
+from trainer.mixed_precision import Precision, mixed_precision
 from trainer.transfer import head_of
 
 Sample = Callable[[int], Tensor]
@@ -25,7 +26,7 @@ class Surroundings:
     """What a method is given besides the network and its plan."""
 
     device: torch.device
-    precision: str
+    precision: Precision
     generator: torch.Generator
     """Draws what a method draws, on the CPU; its state is kept with the run."""
     seed: int
@@ -33,7 +34,7 @@ class Surroundings:
 
     def mixed_precision(self) -> torch.autocast:
         """Return the context in which networks are run; losses are computed outside of it, in float32."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        return mixed_precision(self.precision, self.device.type)
 
 
 class Method(ABC):

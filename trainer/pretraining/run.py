@@ -23,6 +23,7 @@ from trainer.data import Split
 from trainer.distributed import alone
 from trainer.kinds import build_model
 from trainer.memory import keep_freed_memory
+from trainer.mixed_precision import computed_in
 from trainer.model import EcgMamba
 from trainer.networks.hubert import Hubert
 from trainer.objective import learning_rate, parameter_groups
@@ -65,10 +66,11 @@ class Pretraining:
         self.name, self.plan = method, plan
         self.preset, self.signal, self.train = preset, signal, train
         self.recipe, self.stride = recipe_of(preset, self.plan), getattr(preset.model, "stride", 1)
-        self.out, self.facts, self.seed = out, {**facts, "seed": seed}, seed
+        self.workers = alone()
+        precision = computed_in(self.recipe.precision, self.workers.device.type)
+        self.out, self.facts, self.seed = out, {**facts, "seed": seed, "computed_in": precision}, seed
         torch.manual_seed(seed)
         self.rng, self.generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-        self.workers = alone()
         self.network = build_model(preset.kind, preset.model).to(self.workers.device)
         given = Surroundings(self.workers.device, self.recipe.precision, self.generator, seed, signal.rate_hz)
         self.method = build_method(self.network, self.plan, given)

@@ -38,6 +38,7 @@ from trainer.history import Epoch
 from trainer.kinds import describe_config, model_config
 from trainer.model import EcgMamba
 from trainer.preset import Preset, SignalPreset, TrainingPreset
+from trainer.pretraining.plans import Plans
 from trainer.pretraining.run import Pretraining, PretrainingEpoch, identity_of, plan_of
 from trainer.ptbxl import RATE_HZ, PtbXl
 from trainer.targets import SoftLabels, with_targets
@@ -62,6 +63,8 @@ class Changes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: dict[str, Any] = {}
     signal: dict[str, Any] = {}
     training: dict[str, Any] = {}
+    pretraining: dict[str, dict[str, Any]] = {}
+    """By method."""
     start: str = ""
     """A method of `ecg-trainer pretrain`; unless named, fresh weights."""
 
@@ -134,9 +137,12 @@ def changed(base: Preset, name: str, changes: Changes) -> Preset:
         model = model_config(base.kind, describe_config(base.model) | changes.model)
         signal = msgspec.convert(msgspec.to_builtins(base.signal) | changes.signal, SignalPreset)
         training = msgspec.convert(msgspec.to_builtins(base.training) | changes.training, TrainingPreset)
+        plans = msgspec.to_builtins(base.pretraining)
+        plans |= {method: (plans.get(method) or {}) | plan for method, plan in changes.pretraining.items()}
+        pretraining = msgspec.convert(plans, Plans)
     except msgspec.ValidationError as error:
         raise ConfigError(name, (str(error),)) from None
-    return msgspec.structs.replace(base, model=model, signal=signal, training=training)
+    return msgspec.structs.replace(base, model=model, signal=signal, training=training, pretraining=pretraining)
 
 
 def pretrained(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -55,6 +56,14 @@ def test_a_variant_changes_what_it_says_and_nothing_else(tmp_path):
     assert base.start == wide.start == ""
 
 
+def test_a_study_changes_a_pre_training_setting_by_setting(tmp_path):
+    text = 'title = "t"\nbase = "ssl-encoder"\n[changes]\npretraining.simclr.epochs = 2\n'
+    stated = load_preset("ssl-encoder")
+    (plain,) = variants_of(study(text, tmp_path), stated).values()
+    assert plain.preset.pretraining.simclr == msgspec.structs.replace(stated.pretraining.simclr, epochs=2)
+    assert plain.preset.pretraining.byol == stated.pretraining.byol
+
+
 def test_what_a_study_changes_in_its_base_all_variants_have(tmp_path):
     text = 'title = "t"\nbase = "tiny"\nname = "plain"\n[changes]\ntraining.keep = "last"\n'
     text += '[variants."foretold"]\nstart = "cpc"\ntraining.label_share = 0.1\n'
@@ -73,6 +82,8 @@ def test_what_a_study_changes_in_its_base_all_variants_have(tmp_path):
         ('title = "t"\nbase = "tiny"\n[variants."x"]\nmodel.width = 1\n', "width"),
         ('title = "t"\nbase = "tiny"\n[variants."x"]\nsignal.filter = "magic"\n', "magic"),
         ('title = "t"\nbase = "tiny"\nseeds = []\n', "seeds"),
+        ('title = "t"\nbase = "tiny"\n[changes]\npretraining.magic.epochs = 2\n', "magic"),
+        ('title = "t"\nbase = "tiny"\n[changes]\npretraining.cpc.tau = 2\n', "tau"),
         ('title = "t"\nbase = "tiny"\n[variants."x"]\nstart = "magic"\n', "magic"),
         ('title = "t"\nbase = "tiny"\n[variants."x"]\nstart = "masked_clusters"\n', "hubert-ecg"),
     ],

@@ -15,12 +15,15 @@ import selectors
 import struct
 import sys
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import pairwise
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edge.bench import packets
 from edge.bench.connection import Connection, dial
@@ -39,6 +42,7 @@ DEVICE_PREFIX = "bench-"
 TICK_S = 0.002
 REMEMBERED_CHUNKS = 1024
 MEASURING, SENT = "measuring", "sent"
+"""What is told when the measuring begins, and at the end of each of its parts."""
 SCORE_TOPIC = re.compile(rb"/bench-(\d+)/score$")
 SCORE_INDEX = re.compile(rb'"i":(\d+)')
 
@@ -54,6 +58,8 @@ class Report:
     scores: int
     scores_due: int
     latency_ms: dict[str, float]
+    parts_latency_ms: list[dict[str, float]]
+    """Of the chunks sent in each part of the time."""
     growth_ms: float
     """Median latency of the last third of the time less that of the first: above a few, the lag grows."""
     late_ms: dict[str, float]
@@ -97,8 +103,8 @@ class Load:
         self._watcher.unsent += packets.subscribe(f"{ROOT}/+/score", 0)
         self._heads = [self._head(device) for device in range(streams)]
         self._sent_at = np.zeros((streams, REMEMBERED_CHUNKS))
-        self._latencies_s: list[tuple[float, float]] = []  # (when sent, how long until its score)
-        self._late_s: list[float] = []
+        self._scored_s, self._latencies_s = array("d"), array("d")  # when a chunk was sent, how long until its score
+        self._late_s = array("d")
         self._measured_from_s = 0.0
         self._turns = 0
         self._starts = 2  # periods in which devices begin
@@ -113,28 +119,29 @@ class Load:
         self._selector.close()
 
     def run(
-        self, seconds: float, settle_s: float = 3.0, warm_up_s: float = 0.0, tell: Callable[[str], None] | None = None
-    ) -> Report:
+        self, seconds: float, settle_s: float = 3.0, warm_up_s: float = 0.0,
+        tell: Callable[[str], None] = lambda event: None, parts: int = 1,
+    ) -> Report:  # fmt: skip
         """Send for so long, then wait for what is still on its way, settle_s at most.
 
         Chunks of the warm-up are sent besides and counted, but not timed. `tell` hears when the MEASURING begins and
-        when all is SENT.
+        when all of a part is SENT.
         """
         begun_s = time.monotonic() + 0.2
         self._starts = 2 * max(1, int(warm_up_s / (4 * PERIOD_S)))  # an even number: hops may be two chunks long
         self._measured_from_s = begun_s + warm_up_s
-        for until_s, event in ((warm_up_s, MEASURING), (warm_up_s + seconds, SENT)):
-            periods = round(until_s / PERIOD_S)
+        ends_s = [warm_up_s + seconds * part / parts for part in range(parts + 1)]
+        for end_s in ends_s:
+            periods = round(end_s / PERIOD_S)
             while self._turns < periods * self.streams:
                 self._send_due(begun_s, time.monotonic(), periods * self.streams)
                 self._exchange(TICK_S)
-            if tell is not None:
-                tell(event)
+            tell(MEASURING if end_s == warm_up_s else SENT)
         due = sum(self._scores_due(device) for device in range(self.streams))
-        end_s = time.monotonic() + settle_s
-        while (self.scores < due or self._acknowledged < self.sent) and time.monotonic() < end_s:
+        settled_s = time.monotonic() + settle_s
+        while (self.scores < due or self._acknowledged < self.sent) and time.monotonic() < settled_s:
             self._exchange(TICK_S)
-        return self._report(seconds, due)
+        return self._report(seconds, due, [begun_s + end_s for end_s in ends_s])
 
     def _send_due(self, begun_s: float, now_s: float, total: int) -> None:
         due = min(total, int((now_s - begun_s) / PERIOD_S * self.streams) + 1) if now_s >= begun_s else 0
@@ -180,7 +187,8 @@ class Load:
         number = int(index[1]) // CHUNK_SAMPLES
         sent_s = float(self._sent_at[int(device[1]), number % REMEMBERED_CHUNKS])
         if sent_s >= self._measured_from_s:
-            self._latencies_s.append((sent_s, time.monotonic() - sent_s))
+            self._scored_s.append(sent_s)
+            self._latencies_s.append(time.monotonic() - sent_s)
         self.scores += 1
 
     def _begins_at(self, device: int) -> int:
@@ -191,7 +199,8 @@ class Load:
     def _acknowledged(self) -> int:
         return sum(connection.acknowledged for connection in self._senders)
 
-    def _report(self, seconds: float, scores_due: int) -> Report:
+    def _report(self, seconds: float, scores_due: int, ends_s: list[float]) -> Report:
+        scored_s, latencies_s = np.array(self._scored_s), np.array(self._latencies_s)
         return Report(
             streams=self.streams,
             seconds=seconds,
@@ -199,9 +208,13 @@ class Load:
             acknowledged=self._acknowledged,
             scores=self.scores,
             scores_due=scores_due,
-            latency_ms=_quantiles_ms([latency_s for _, latency_s in self._latencies_s]),
-            growth_ms=growth_ms(self._latencies_s),
-            late_ms=_quantiles_ms(self._late_s),
+            latency_ms=_quantiles_ms(latencies_s),
+            parts_latency_ms=[
+                _quantiles_ms(latencies_s[(scored_s >= begun_s) & (scored_s < ended_s)])
+                for begun_s, ended_s in pairwise(ends_s)
+            ],
+            growth_ms=growth_ms(scored_s, latencies_s),
+            late_ms=_quantiles_ms(np.array(self._late_s)),
         )
 
     def _connect(self, host: str, port: int, client_id: str) -> Connection:
@@ -215,36 +228,39 @@ class Load:
         return bytes(packet[:place])
 
 
-def _quantiles_ms(values_s: list[float]) -> dict[str, float]:
-    if not values_s:
+def _quantiles_ms(values_s: NDArray[np.float64]) -> dict[str, float]:
+    if not len(values_s):
         return {}
     median, p99 = np.quantile(values_s, [0.5, 0.99])
-    named = {"median": median, "p99": p99, "max": max(values_s)}
+    named = {"median": median, "p99": p99, "max": values_s.max()}
     return {name: round(float(value) * 1000, 3) for name, value in named.items()}
 
 
-def growth_ms(latencies_s: list[tuple[float, float]]) -> float:
-    """Return by how much the median of the last third exceeds that of the first, of (when, how long) in seconds."""
-    if not latencies_s:
+def growth_ms(sent_s: NDArray[np.float64], latencies_s: NDArray[np.float64]) -> float:
+    """Return by how much the median latency of what was sent in the last third of the time exceeds the first third's.
+
+    Both (scores,), in seconds.
+    """
+    if not len(sent_s):
         return 0.0
-    when, taken = np.array(latencies_s).T
-    third = (when.max() - when.min()) / 3
-    first, last = taken[when <= when.min() + third], taken[when >= when.max() - third]
+    third = (sent_s.max() - sent_s.min()) / 3
+    first, last = latencies_s[sent_s <= sent_s.min() + third], latencies_s[sent_s >= sent_s.max() - third]
     return round(float(np.median(last) - np.median(first)) * 1000, 3)
 
 
 def main() -> int:
-    """Run as a process: a line when the measuring begins, one when all is sent, then the report as JSON."""
+    """Run as a process: a line when the measuring begins, one when each part is sent, then the report as JSON."""
     parser = argparse.ArgumentParser(prog="python -m edge.bench.load", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--streams", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--warm-up", type=float, default=0.0, help="seconds before them that are not timed")
+    parser.add_argument("--parts", type=int, default=1, help="of which each is reported by itself, too")
     parser.add_argument("--hop-samples", type=int, default=RATE_HZ, help="0: nobody scores")
     args = parser.parse_args()
     with Load(args.host, args.port, args.streams, args.hop_samples) as load:
-        report = load.run(args.seconds, warm_up_s=args.warm_up, tell=partial(print, flush=True))
+        report = load.run(args.seconds, warm_up_s=args.warm_up, tell=partial(print, flush=True), parts=args.parts)
     sys.stdout.buffer.write(msgspec.json.encode(asdict(report)) + b"\n")
     return 0
 

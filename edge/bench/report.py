@@ -15,6 +15,7 @@ from edge.bench.machine import busy, describe_machine, describe_model
 from edge.bench.rivals import measure_rivals, rivals_of
 from edge.bench.runtimes import measure_limits, measure_steps, open_all, summary_of
 from edge.bench.stand import Model
+from edge.bench.tries import Mark, try_daemon
 from edge.errors import RuntimeUnavailableError
 from edge.runtime import onnx
 from edge.runtime.bundle import Bundle
@@ -22,6 +23,8 @@ from edge.runtime.native_build import NAME as NATIVE
 from edge.runtime.select import AUTO, RUNTIMES
 
 AT_HOP = "_at_bundle_hop"
+LOAD_PARTS = 10
+LOAD_WARM_UP_S = 6.0
 
 Tell = Callable[[str], None]
 Result = dict[str, Any]
@@ -34,11 +37,7 @@ def run_bench(
 
     Raises BenchError when something cannot be measured here, RuntimeUnavailableError when no runtime works.
     """
-    machine = describe_machine()
-    warning = busy(machine)
-    if warning is not None:
-        tell(warning)
-    result: Result = {"machine": machine, "warning": warning, "model": describe_model(bundle)}
+    result = heading(bundle, tell)
     cold_start: dict[str, float] = {}
     if RUNTIMES_PART in parts:
         part = runtimes_part(bundle, effort.runtimes, tell, rivals)
@@ -49,6 +48,31 @@ def run_bench(
         result["daemon"], starts = daemon_part(model, bundle.manifest.hop_s, effort.daemon, tell)
         cold_start |= starts
     return result | {"cold_start": cold_start}
+
+
+def run_load_test(bundle: Bundle, streams: int, seconds: float, tell: Tell, runtime: str = AUTO) -> Result:
+    """Load the daemon with so many streams for so long; the result's `load` has it as a whole and by its parts.
+
+    Raises BenchError when it cannot be measured here.
+    """
+    result = heading(bundle, tell)
+    hop_samples, parts = round(bundle.manifest.hop_s * RATE_HZ), min(LOAD_PARTS, max(1, int(seconds)))
+    tell(f"daemon: {streams} streams for {seconds:g} s")
+
+    def on_part(k: int, used: Mark) -> None:
+        tell(f"{seconds * (k + 1) / parts:.0f} of {seconds:g} s: {used.memory_mb['daemon']:.1f} MB")
+
+    load = try_daemon(Model(bundle.path, runtime), hop_samples, streams, LOAD_WARM_UP_S, seconds, parts, on_part)
+    return result | {"load": load}
+
+
+def heading(bundle: Bundle, tell: Tell) -> Result:
+    """Return what figures belong to: the machine, a warning where it is busy, the model."""
+    machine = describe_machine()
+    warning = busy(machine)
+    if warning is not None:
+        tell(warning)
+    return {"machine": machine, "warning": warning, "model": describe_model(bundle)}
 
 
 def runtimes_part(bundle: Bundle, effort: RuntimeEffort, tell: Tell, rivals: Path | None) -> Result:

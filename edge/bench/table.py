@@ -38,12 +38,14 @@ def show(result: Result, console: Console) -> None:
 
 def tables_of(result: Result) -> list[Noted]:
     """Return a table for each part that was measured, each with what there is to know of it."""
-    made = [ratios_table(result)]
+    made = [ratios_table(result)] if "cold_start" in result else []
     if "runtimes" in result:
         made += [runtimes_table(result), steps_table(result), rivals_table(result)]
     if "daemon" in result:
         made += [tries_table("the daemon", result["daemon"]["tries"])]
         made += [tries_table("a client that only counts", result["daemon"]["bare_client"]["tries"])]
+    if "load" in result:
+        made += [tries_table("the daemon", [result["load"]]), parts_table(result["load"])]
     return [(table, notes) for table, notes in made if table.row_count]
 
 
@@ -123,6 +125,23 @@ def tries_table(title: str, tries: list[Result]) -> Noted:
         for row in sorted(tries, key=lambda row: int(row["streams"]))
     ]
     return _table(title, rows)
+
+
+def parts_table(load: Result) -> Noted:
+    """Return a line for every part of the time of one load."""
+    rows: list[list[Cell]] = [
+        [
+            ("until s", part["until_s"], ".0f"),
+            ("median ms", part["latency_ms"].get("median"), ".1f"),
+            ("p99 ms", part["latency_ms"].get("p99"), ".1f"),
+            ("longest ms", part["latency_ms"].get("max"), ".1f"),
+            ("CPU %", part["cpu_percent"], ".0f"),
+            ("MB", part["memory_mb"], ".1f"),
+        ]
+        for part in load["parts"]
+    ]
+    counts = f"{load['sent']:,} chunks sent, {load['acknowledged']:,} acknowledged; "
+    return _table("as time went on", rows, [f"{counts}{load['scores']:,} scores of {load['scores_due']:,}."])
 
 
 def _headlines(result: Result) -> list[tuple[str, str | None]]:

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import IO, Any
 
 import msgspec
@@ -26,14 +28,32 @@ LATE_LIMIT_MS = 100.0
 BARE_SETTLE_S = 1.0
 
 
-def try_daemon(model: Model, hop_samples: int, streams: int, warm_up_s: float, seconds: float) -> dict[str, Any]:
-    """Run a broker, a daemon and a load of so many streams; return what was measured, and whether they were held."""
+@dataclass(frozen=True)
+class Mark:
+    """What each process had used at a moment."""
+
+    at_s: float
+    cpu_s: dict[str, float]
+    memory_mb: dict[str, float]
+
+
+OnPart = Callable[[int, Mark], None]
+"""Hears which part of the time has ended, and what was used by then."""
+
+
+def try_daemon(
+    model: Model, hop_samples: int, streams: int, warm_up_s: float, seconds: float, parts: int = 1,
+    on_part: OnPart = lambda k, used: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Run a broker, a daemon and a load of so many streams; return what was measured, and whether they were held.
+
+    Each of so many `parts` of the time is reported by itself, too, and `on_part` hears when it has ended.
+    """
     with running_broker() as broker, Daemon(broker, model, streams) as daemon:
         pids = {"daemon": daemon.pid, "broker": broker.pid}
-        report, used = run_load(broker.port, streams, hop_samples, warm_up_s, seconds, pids)
+        report, marks = run_load(broker.port, streams, hop_samples, warm_up_s, seconds, pids, parts, on_part)
         daemon.check()
-        memory_mb = resident_mb(daemon.pid)
-    why = why_not_held(report)
+    why, used = why_not_held(report), cpu_percent(marks[0], marks[-1])
     return {
         "streams": streams,
         "held": why is None,
@@ -44,8 +64,17 @@ def try_daemon(model: Model, hop_samples: int, streams: int, warm_up_s: float, s
         "cpu_percent": used["daemon"],
         "broker_cpu_percent": used["broker"],
         "load_cpu_percent": used["load"],
-        "memory_mb": memory_mb,
+        "memory_mb": marks[-1].memory_mb["daemon"],
         "ready_s": daemon.ready_s,
+        "parts": [
+            {
+                "until_s": seconds * (k + 1) / parts,
+                "latency_ms": report["parts_latency_ms"][k],
+                "cpu_percent": cpu_percent(before, after)["daemon"],
+                "memory_mb": after.memory_mb["daemon"],
+            }
+            for k, (before, after) in enumerate(pairwise(marks))
+        ],
     }
 
 
@@ -68,12 +97,13 @@ def why_not_held(report: dict[str, Any]) -> str | None:
 def try_bare_client(streams: int, seconds: float) -> dict[str, Any]:
     """Run a broker, the client that only counts and the same load; held means that all came, the last without delay."""
     with running_broker() as broker, _bare_client(broker.port) as client:
-        report, used = run_load(broker.port, streams, 0, 0.0, seconds, {"client": client.pid, "broker": broker.pid})
+        report, marks = run_load(broker.port, streams, 0, 0.0, seconds, {"client": client.pid, "broker": broker.pid})
         sent_s = time.monotonic()
         time.sleep(BARE_SETTLE_S)
         client.send_signal(signal.SIGTERM)
         assert client.stdout is not None
         counted = msgspec.json.decode(client.stdout.readline(), type=dict[str, float])
+    used = cpu_percent(marks[0], marks[-1])
     lag_ms = (counted["last_s"] - sent_s) * 1000
     why = why_not_held(report)
     if why is None and counted["messages"] < report["sent"]:
@@ -91,33 +121,44 @@ def try_bare_client(streams: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def run_load(
-    port: int, streams: int, hop_samples: int, warm_up_s: float, seconds: float, pids: dict[str, int]
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """Run the generator; return its report, and the CPU of it and of other processes in percent of a core.
+def cpu_percent(before: Mark, after: Mark) -> dict[str, float]:
+    """Return what each process used between two moments, in percent of a core."""
+    elapsed_s = after.at_s - before.at_s
+    return {name: (after.cpu_s[name] - before.cpu_s[name]) / elapsed_s * 100 for name in before.cpu_s}
 
-    CPU is that of the time that is measured: from the end of the warm-up until all is sent.
+
+def run_load(
+    port: int, streams: int, hop_samples: int, warm_up_s: float, seconds: float, pids: dict[str, int], parts: int = 1,
+    on_part: OnPart = lambda k, used: None,
+) -> tuple[dict[str, Any], list[Mark]]:  # fmt: skip
+    """Run the generator; return its report, and what it and other processes had used when.
+
+    The first mark is of the end of the warm-up, one more of the end of each part of the time that is measured.
     """
     command = [sys.executable, "-m", "edge.bench.load", "--port", str(port), "--streams", str(streams)]
     command += ["--hop-samples", str(hop_samples), "--warm-up", str(warm_up_s), "--seconds", str(seconds)]
+    command += ["--parts", str(parts)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as load:  # noqa: S603
         assert load.stdout is not None
         every = {**pids, "load": load.pid}
         try:
-            before = _read_at(load.stdout, MEASURING, every)
-            after = _read_at(load.stdout, SENT, every)
+            marks = [_mark_at(load.stdout, MEASURING, every)]
+            for k in range(parts):
+                marks.append(_mark_at(load.stdout, SENT, every))
+                on_part(k, marks[-1])
             report: dict[str, Any] = msgspec.json.decode(load.stdout.readline())
         except (BenchError, msgspec.DecodeError):
             load.kill()
             raise BenchError(f"the load generator died: {_last_line(load)}") from None
-    return report, {name: (after[name] - before[name]) / seconds * 100 for name in every}
+    return report, marks
 
 
-def _read_at(lines: IO[str], event: str, pids: dict[str, int]) -> dict[str, float]:
-    """Wait for a line of the generator; return the CPU seconds used by then."""
+def _mark_at(lines: IO[str], event: str, pids: dict[str, int]) -> Mark:
+    """Wait for a line of the generator; return what was used by then."""
     if lines.readline().strip() != event:
         raise BenchError(f"the load generator said something else than {event}")
-    return {name: cpu_s(pid) for name, pid in pids.items()}
+    cpu = {name: cpu_s(pid) for name, pid in pids.items()}
+    return Mark(time.monotonic(), cpu, {name: resident_mb(pid) for name, pid in pids.items()})
 
 
 def _last_line(process: subprocess.Popen[str]) -> str:

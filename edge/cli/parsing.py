@@ -77,11 +77,11 @@ def positive(text: str) -> float:
     return value
 
 
-def count(text: str) -> int:
+def count(text: str, most: int = 1000) -> int:
     """Read a number of things."""
     value = int(text)
-    if not 1 <= value <= 1000:
-        raise argparse.ArgumentTypeError("must lie between 1 and 1000")
+    if not 1 <= value <= most:
+        raise argparse.ArgumentTypeError(f"must lie between 1 and {most}")
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from edge.bench.effort import DaemonEffort
 from edge.bench.processes import resident_mb
 from edge.bench.stand import Daemon, Model, running_broker
 from edge.bench.tries import try_bare_client, try_daemon
+from edge.cli import main
 from edge.demo.broker import mosquitto_path
 from edge.runtime.bundle import shipped_bundle_path
 from tests.daemon import until
@@ -34,6 +36,17 @@ def test_a_try_counts_every_chunk_and_score_and_what_the_processes_used() -> Non
     assert 0 < row["latency_ms"]["median"] <= row["latency_ms"]["p99"]
     assert row["memory_mb"] > 20
     assert min(row["cpu_percent"], row["broker_cpu_percent"], row["load_cpu_percent"]) >= 0
+
+
+def test_one_load_is_told_part_by_part(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--streams", "4", "--seconds", "2", "--json"]) == 0
+    captured = capsys.readouterr()
+    load = json.loads(captured.out)["load"]
+    assert load["sent"] == load["acknowledged"] == 16 + 15 + 14 + 13  # one after the other
+    assert [part["until_s"] for part in load["parts"]] == [1, 2]
+    assert all(part["memory_mb"] > 20 and part["cpu_percent"] > 0 for part in load["parts"])
+    assert max(part["latency_ms"]["max"] for part in load["parts"]) == load["latency_ms"]["max"]
+    assert "1 of 2 s: " in captured.err
 
 
 def test_the_bare_client_is_given_the_same_load_and_counts_it() -> None:

@@ -95,10 +95,10 @@ def test_a_load_is_held_when_nothing_is_lost_or_late_and_the_lag_does_not_grow(
 
 
 def test_a_lag_grows_by_the_difference_of_its_thirds() -> None:
-    steady = [(k / 10, 0.004) for k in range(90)]
-    assert growth_ms(steady) == 0
-    assert growth_ms([(k / 10, 0.001 * k) for k in range(90)]) == pytest.approx(60.0, abs=1.0)
-    assert growth_ms([]) == 0
+    sent_s = np.arange(90) / 10
+    assert growth_ms(sent_s, np.full(90, 0.004)) == 0
+    assert growth_ms(sent_s, np.arange(90) * 0.001) == pytest.approx(60.0, abs=1.0)
+    assert growth_ms(np.array([]), np.array([])) == 0
 
 
 def test_what_a_thousand_streams_cost_is_the_slope_from_the_fewest_to_the_most() -> None:
@@ -264,6 +264,29 @@ def test_the_tables_show_what_there_is_and_leave_out_the_rest() -> None:
     text = printed(result)
     for words in ("this machine is busy", "100   streams held by one daemon", "25%", "p99 latency 300 ms", "0.51"):
         assert words in text
+
+
+def test_one_load_is_a_line_as_a_whole_and_one_for_each_part() -> None:
+    parts = [
+        {"until_s": 30.0, "latency_ms": HELD["latency_ms"], "cpu_percent": 80.0, "memory_mb": 160.04},
+        {"until_s": 60.0, "latency_ms": {}, "cpu_percent": 81.0, "memory_mb": 160.96},
+    ]
+    heading = {
+        "machine": {"processor": "a processor", "cores": 2, "memory_gb": 8.0, "date": "2026-01-01"},
+        "model": {"name": "m", "version": "1", "hop_s": 1.0},
+        "warning": None,
+    }
+    result = {**heading, "load": row(3000, memory_mb=161.0, parts=parts, **HELD)}
+    assert [table.title for table, _ in tables_of(result)] == ["the daemon", "as time went on"]
+    text = printed(result)
+    for words in ("3000", "160.0", "161.0", "24 chunks sent, 24 acknowledged; 12 scores of 12."):
+        assert words in text
+
+
+@pytest.mark.parametrize("argv", [["--streams", "0"], ["--streams", "3", "--only", "daemon"], ["--seconds", "0"]])
+def test_a_load_that_is_none_is_refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *argv]) == 2
+    assert f"error: argument {argv[-2]}" in capsys.readouterr().err
 
 
 def printed(result: dict[str, Any]) -> str:

@@ -75,17 +75,24 @@ def batch_logits(bundle: Bundle, data: PtbXl, rows: Rows, on_progress: OnProgres
 
     Raises BundleError when the model does not run at the rate of the records.
     """
+    model, parts = model_from_bundle(bundle), []
+    for signals in filtered_blocks(bundle, data, rows):
+        parts.append(record_logits(model, signals, bundle.manifest.window_samples))
+        on_progress(len(signals))
+    return np.concatenate(parts)
+
+
+def filtered_blocks(bundle: Bundle, data: PtbXl, rows: Rows) -> Iterator[Float32Array]:
+    """Yield records as the model reads them, (records, samples, leads), some at a time.
+
+    Raises BundleError when the model does not run at the rate of the records.
+    """
     manifest = bundle.manifest
     if manifest.signal.rate_hz != RATE_HZ:
         raise BundleError(bundle.path, f"runs at {manifest.signal.rate_hz} Hz; batch mode needs {RATE_HZ}")
-    model, spec = model_from_bundle(bundle), manifest.frontend()
-    leads = LeadMap.between(STANDARD_LEADS, manifest.leads)
-    parts = []
+    spec, leads = manifest.frontend(), LeadMap.between(STANDARD_LEADS, manifest.leads)
     for block in _blocks(rows, BATCH_RECORDS):
-        signals = leads.select(records_mv(data, block)).astype(np.float64)
-        parts.append(record_logits(model, process_records(spec, signals), manifest.window_samples))
-        on_progress(len(block))
-    return np.concatenate(parts)
+        yield process_records(spec, leads.select(records_mv(data, block)).astype(np.float64))
 
 
 def stream_logits(runtime: Runtime, data: PtbXl, rows: Rows, on_progress: OnProgress) -> Float32Array:

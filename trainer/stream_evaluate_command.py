@@ -115,6 +115,7 @@ def evaluate(args: argparse.Namespace) -> StreamEvaluation:
         warm=evaluation.warm(said) if "warm" in args.only else None,
         seconds=evaluation.seconds(said) if "seconds" in args.only else None,
         groups=evaluation.groups(said) if "groups" in args.only else None,
+        windows=evaluation.windows() if "windows" in args.only else None,
         alerts=alerts,
         robustness=evaluation.robustness(nstdb) if "robustness" in args.only else None,
         notes=[*fold_notes(manifest, args.folds), *_notes(args, manifest.window_s, nstdb is None, alerts is None)],

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from edge.bench.effort import DaemonEffort
+from edge.bench.load import Plan
 from edge.bench.search import most_that_holds
 from edge.bench.stand import Model
 from edge.bench.tries import try_bare_client, try_daemon
@@ -21,7 +22,7 @@ def measure_daemon(model: Model, hop_samples: int, effort: DaemonEffort, tell: T
     """Climb the ladder, search for the most streams, then for the bare client's; return all tries and what they say."""
 
     def daemon(streams: int) -> dict[str, Any]:
-        return try_daemon(model, hop_samples, streams, effort.warm_up_s, effort.try_s)
+        return try_daemon(model, Plan(streams, effort.try_s, effort.warm_up_s, hop_samples))
 
     ladder = Tries("daemon", daemon, 1, tell)
     for streams in effort.ladder:

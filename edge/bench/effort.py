@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 RUNTIMES_PART, DAEMON_PART = PARTS = ("runtimes", "daemon")
+ILL_SHARE = 0.05
+"""Of the devices under load: those whose patient falls ill and recovers every minute."""
+LOAD_SECONDS = 60.0
+"""How long a single load is kept up, unless told otherwise."""
 
 
 @dataclass(frozen=True)

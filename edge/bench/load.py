@@ -2,9 +2,11 @@
 
 Each device sends a chunk every half second, at a phase of its own. They begin one after the other over half of the
 warm-up, so that the ends of hops, and what comes of a start, are spread as with devices that were switched on at any
-time. Devices share connections, because what is measured is the daemon and not the broker's sockets.
+time. Most have a healthy patient, some one who falls ill every minute, so that alerts are raised and cleared, and far
+more of them than in any hospital. Devices share connections, because what is measured is the daemon and not the
+broker's sockets.
 
-Run as a process: `python -m edge.bench.load --port 1883 --streams 1000`.
+Run as a process: `python -m edge.bench.load --port 1883 '{"streams": 1000, "seconds": 10}'`.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ from numpy.typing import NDArray
 
 from edge.bench import packets
 from edge.bench.connection import Connection, dial
+from edge.bench.effort import ILL_SHARE
 from edge.replay.device import quantised
-from edge.replay.patient import simulate
+from edge.replay.patient import SCRIPT, SINUS, Episode, simulate
 from edge.signal.leads import STANDARD_LEADS
 from edge.stream import mqtt_packets, wire
 from edge.stream.topics import ROOT, wave_topic
@@ -45,6 +48,22 @@ MEASURING, SENT = "measuring", "sent"
 """What is told when the measuring begins, and at the end of each of its parts."""
 SCORE_TOPIC = re.compile(rb"/bench-(\d+)/score$")
 SCORE_INDEX = re.compile(rb'"i":(\d+)')
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is sent: by how many devices, and for how long."""
+
+    streams: int
+    seconds: float
+    warm_up_s: float = 0.0
+    """Before them; sent and counted, but not timed."""
+    hop_samples: int = RATE_HZ
+    """How many samples of a device make a score; 0 where nobody scores."""
+    ill_share: float = ILL_SHARE
+    """Of the devices: those whose patient falls ill and recovers every minute."""
+    parts: int = 1
+    """Of the time; each is reported by itself, too."""
 
 
 @dataclass
@@ -67,10 +86,14 @@ class Report:
 
 
 class Pattern:
-    """The chunks of a minute of a simulated patient, encoded once; number, index and time are filled in."""
+    """The chunks of a minute of a simulated patient, encoded once; number, index and time are filled in.
 
-    def __init__(self) -> None:
-        samples = quantised(simulate(PATTERN_S, RATE_HZ).samples_mv)
+    One who is not `healthy` has ST elevation for half of it.
+    """
+
+    def __init__(self, healthy: bool = False) -> None:
+        script = (Episode(SINUS, PATTERN_S),) if healthy else SCRIPT
+        samples = quantised(simulate(PATTERN_S, RATE_HZ, script=script).samples_mv)
         marks = [2**40 + k for k in range(3)]
         self.payloads = [
             bytearray(wire.encode_msgpack(wire.Chunk("bench", marks[0], marks[1], marks[2], RATE_HZ, STANDARD_LEADS,
@@ -88,21 +111,19 @@ class Pattern:
 
 
 class Load:
-    """The devices and the one who watches their scores; a context manager that hangs up.
+    """The devices and the one who watches their scores; a context manager that hangs up."""
 
-    hop_samples: how many samples of a device make a score; 0 where nobody scores.
-    """
-
-    def __init__(self, host: str, port: int, streams: int, hop_samples: int = RATE_HZ) -> None:
-        self.streams, self.hop_samples = streams, hop_samples
-        self._pattern = Pattern()
+    def __init__(self, host: str, port: int, plan: Plan) -> None:
+        self.plan, self.streams = plan, plan.streams
+        patterns = {healthy: Pattern(healthy) for healthy in (True, False)}
+        self._patterns = [patterns[not is_ill(device, plan.ill_share)] for device in range(plan.streams)]
         self._selector = selectors.DefaultSelector()
-        count = -(-streams // DEVICES_PER_CONNECTION)
+        count = -(-self.streams // DEVICES_PER_CONNECTION)
         self._senders = [self._connect(host, port, f"load-{k}") for k in range(count)]
         self._watcher = self._connect(host, port, "load-watcher")
         self._watcher.unsent += packets.subscribe(f"{ROOT}/+/score", 0)
-        self._heads = [self._head(device) for device in range(streams)]
-        self._sent_at = np.zeros((streams, REMEMBERED_CHUNKS))
+        self._heads = [self._head(device) for device in range(self.streams)]
+        self._sent_at = np.zeros((self.streams, REMEMBERED_CHUNKS))
         self._scored_s, self._latencies_s = array("d"), array("d")  # when a chunk was sent, how long until its score
         self._late_s = array("d")
         self._measured_from_s = 0.0
@@ -118,19 +139,16 @@ class Load:
             connection.sock.close()
         self._selector.close()
 
-    def run(
-        self, seconds: float, settle_s: float = 3.0, warm_up_s: float = 0.0,
-        tell: Callable[[str], None] = lambda event: None, parts: int = 1,
-    ) -> Report:  # fmt: skip
-        """Send for so long, then wait for what is still on its way, settle_s at most.
+    def run(self, settle_s: float = 3.0, tell: Callable[[str], None] = lambda event: None) -> Report:
+        """Send what is planned, then wait for what is still on its way, settle_s at most.
 
-        Chunks of the warm-up are sent besides and counted, but not timed. `tell` hears when the MEASURING begins and
-        when all of a part is SENT.
+        `tell` hears when the MEASURING begins and when all of a part is SENT.
         """
+        warm_up_s, parts = self.plan.warm_up_s, self.plan.parts
         begun_s = time.monotonic() + 0.2
         self._starts = 2 * max(1, int(warm_up_s / (4 * PERIOD_S)))  # an even number: hops may be two chunks long
         self._measured_from_s = begun_s + warm_up_s
-        ends_s = [warm_up_s + seconds * part / parts for part in range(parts + 1)]
+        ends_s = [warm_up_s + self.plan.seconds * part / parts for part in range(parts + 1)]
         for end_s in ends_s:
             periods = round(end_s / PERIOD_S)
             while self._turns < periods * self.streams:
@@ -141,7 +159,7 @@ class Load:
         settled_s = time.monotonic() + settle_s
         while (self.scores < due or self._acknowledged < self.sent) and time.monotonic() < settled_s:
             self._exchange(TICK_S)
-        return self._report(seconds, due, [begun_s + end_s for end_s in ends_s])
+        return self._report(due, [begun_s + end_s for end_s in ends_s])
 
     def _send_due(self, begun_s: float, now_s: float, total: int) -> None:
         due = min(total, int((now_s - begun_s) / PERIOD_S * self.streams) + 1) if now_s >= begun_s else 0
@@ -158,14 +176,14 @@ class Load:
         connection = self._senders[device // DEVICES_PER_CONNECTION]
         connection.unsent += self._heads[device]
         connection.unsent += struct.pack(">H", connection.next_number())
-        connection.unsent += self._pattern.payload(number, device, now_ns)
+        connection.unsent += self._patterns[device].payload(number, device, now_ns)
         self._sent_at[device, number % REMEMBERED_CHUNKS] = now_s
         self.sent += 1
 
     def _scores_due(self, device: int) -> int:
         """Return how many scores the chunks sent so far make for a device, once it has had all its turns."""
         chunks = max(0, self._turns // self.streams - self._begins_at(device))
-        return chunks * CHUNK_SAMPLES // self.hop_samples if self.hop_samples else 0
+        return chunks * CHUNK_SAMPLES // self.plan.hop_samples if self.plan.hop_samples else 0
 
     def _exchange(self, timeout_s: float) -> None:
         for connection in self._senders:
@@ -199,11 +217,11 @@ class Load:
     def _acknowledged(self) -> int:
         return sum(connection.acknowledged for connection in self._senders)
 
-    def _report(self, seconds: float, scores_due: int, ends_s: list[float]) -> Report:
+    def _report(self, scores_due: int, ends_s: list[float]) -> Report:
         scored_s, latencies_s = np.array(self._scored_s), np.array(self._latencies_s)
         return Report(
             streams=self.streams,
-            seconds=seconds,
+            seconds=self.plan.seconds,
             sent=self.sent,
             acknowledged=self._acknowledged,
             scores=self.scores,
@@ -224,8 +242,14 @@ class Load:
         return connection
 
     def _head(self, device: int) -> bytes:
-        packet, place = packets.publish(wave_topic(f"{DEVICE_PREFIX}{device}"), bytes(self._pattern.payloads[0]))
+        payload = bytes(self._patterns[device].payloads[0])
+        packet, place = packets.publish(wave_topic(f"{DEVICE_PREFIX}{device}"), payload)
         return bytes(packet[:place])
+
+
+def is_ill(device: int, share: float) -> bool:
+    """Whether a device is one of those that make up the share, evenly spread."""
+    return int((device + 1) * share) > int(device * share)
 
 
 def _quantiles_ms(values_s: NDArray[np.float64]) -> dict[str, float]:
@@ -253,14 +277,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m edge.bench.load", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--streams", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--warm-up", type=float, default=0.0, help="seconds before them that are not timed")
-    parser.add_argument("--parts", type=int, default=1, help="of which each is reported by itself, too")
-    parser.add_argument("--hop-samples", type=int, default=RATE_HZ, help="0: nobody scores")
+    parser.add_argument("plan", help="what is sent, as JSON")
     args = parser.parse_args()
-    with Load(args.host, args.port, args.streams, args.hop_samples) as load:
-        report = load.run(args.seconds, warm_up_s=args.warm_up, tell=partial(print, flush=True), parts=args.parts)
+    with Load(args.host, args.port, msgspec.json.decode(args.plan, type=Plan)) as load:
+        report = load.run(tell=partial(print, flush=True))
     sys.stdout.buffer.write(msgspec.json.encode(asdict(report)) + b"\n")
     return 0
 

@@ -10,7 +10,7 @@ from typing import Any
 from edge.bench.cold_start import measure_daemon_start, measure_start
 from edge.bench.daemon import measure_daemon
 from edge.bench.effort import DAEMON_PART, RUNTIMES_PART, DaemonEffort, Effort, RuntimeEffort
-from edge.bench.load import RATE_HZ
+from edge.bench.load import RATE_HZ, Plan
 from edge.bench.machine import busy, describe_machine, describe_model
 from edge.bench.rivals import measure_rivals, rivals_of
 from edge.bench.runtimes import measure_limits, measure_steps, open_all, summary_of
@@ -50,20 +50,22 @@ def run_bench(
     return result | {"cold_start": cold_start}
 
 
-def run_load_test(bundle: Bundle, streams: int, seconds: float, tell: Tell, runtime: str = AUTO) -> Result:
+def run_load_test(
+    bundle: Bundle, streams: int, seconds: float, ill_share: float, tell: Tell, runtime: str = AUTO
+) -> Result:
     """Load the daemon with so many streams for so long; the result's `load` has it as a whole and by its parts.
 
     Raises BenchError when it cannot be measured here.
     """
     result = heading(bundle, tell)
     hop_samples, parts = round(bundle.manifest.hop_s * RATE_HZ), min(LOAD_PARTS, max(1, int(seconds)))
+    plan = Plan(streams, seconds, LOAD_WARM_UP_S, hop_samples, ill_share, parts)
     tell(f"daemon: {streams} streams for {seconds:g} s")
 
     def on_part(k: int, used: Mark) -> None:
         tell(f"{seconds * (k + 1) / parts:.0f} of {seconds:g} s: {used.memory_mb['daemon']:.1f} MB")
 
-    load = try_daemon(Model(bundle.path, runtime), hop_samples, streams, LOAD_WARM_UP_S, seconds, parts, on_part)
-    return result | {"load": load}
+    return result | {"load": try_daemon(Model(bundle.path, runtime), plan, on_part)}
 
 
 def heading(bundle: Bundle, tell: Tell) -> Result:

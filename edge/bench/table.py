@@ -140,8 +140,12 @@ def parts_table(load: Result) -> Noted:
         ]
         for part in load["parts"]
     ]
-    counts = f"{load['sent']:,} chunks sent, {load['acknowledged']:,} acknowledged; "
-    return _table("as time went on", rows, [f"{counts}{load['scores']:,} scores of {load['scores_due']:,}."])
+    notes = [
+        f"{load['sent']:,} chunks sent, {load['acknowledged']:,} acknowledged; "
+        f"{load['scores']:,} scores of {load['scores_due']:,}.",
+        f"{load['ill_share']:.0%} of the patients fall ill and recover every minute.",
+    ]
+    return _table("as time went on", rows, notes)
 
 
 def _headlines(result: Result) -> list[tuple[str, str | None]]:

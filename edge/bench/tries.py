@@ -16,7 +16,7 @@ import msgspec
 
 from edge.bench import BenchError
 from edge.bench.bare_client import READY
-from edge.bench.load import MEASURING, PERIOD_S, SENT
+from edge.bench.load import MEASURING, PERIOD_S, SENT, Plan
 from edge.bench.processes import cpu_s, resident_mb
 from edge.bench.stand import Daemon, Model, running_broker
 
@@ -41,24 +41,15 @@ OnPart = Callable[[int, Mark], None]
 """Hears which part of the time has ended, and what was used by then."""
 
 
-def try_daemon(
-    model: Model, hop_samples: int, streams: int, warm_up_s: float, seconds: float, parts: int = 1,
-    on_part: OnPart = lambda k, used: None,
-) -> dict[str, Any]:  # fmt: skip
-    """Run a broker, a daemon and a load of so many streams; return what was measured, and whether they were held.
-
-    Each of so many `parts` of the time is reported by itself, too, and `on_part` hears when it has ended.
-    """
-    with running_broker() as broker, Daemon(broker, model, streams) as daemon:
-        pids = {"daemon": daemon.pid, "broker": broker.pid}
-        report, marks = run_load(broker.port, streams, hop_samples, warm_up_s, seconds, pids, parts, on_part)
+def try_daemon(model: Model, plan: Plan, on_part: OnPart = lambda k, used: None) -> dict[str, Any]:
+    """Run a broker, a daemon and a load; return what was measured, and whether it was held."""
+    with running_broker() as broker, Daemon(broker, model, plan.streams) as daemon:
+        report, marks = run_load(broker.port, plan, {"daemon": daemon.pid, "broker": broker.pid}, on_part)
         daemon.check()
     why, used = why_not_held(report), cpu_percent(marks[0], marks[-1])
     return {
-        "streams": streams,
-        "held": why is None,
-        "why_not": why,
-        "messages_per_s": streams / PERIOD_S,
+        **_outcome(plan, why),
+        "ill_share": plan.ill_share,
         **{name: report[name] for name in ("latency_ms", "growth_ms", "scores", "scores_due", "sent", "acknowledged")},
         "late_ms": report["late_ms"],
         "cpu_percent": used["daemon"],
@@ -68,7 +59,7 @@ def try_daemon(
         "ready_s": daemon.ready_s,
         "parts": [
             {
-                "until_s": seconds * (k + 1) / parts,
+                "until_s": plan.seconds * (k + 1) / plan.parts,
                 "latency_ms": report["parts_latency_ms"][k],
                 "cpu_percent": cpu_percent(before, after)["daemon"],
                 "memory_mb": after.memory_mb["daemon"],
@@ -96,8 +87,9 @@ def why_not_held(report: dict[str, Any]) -> str | None:
 
 def try_bare_client(streams: int, seconds: float) -> dict[str, Any]:
     """Run a broker, the client that only counts and the same load; held means that all came, the last without delay."""
+    plan = Plan(streams, seconds, hop_samples=0)
     with running_broker() as broker, _bare_client(broker.port) as client:
-        report, marks = run_load(broker.port, streams, 0, 0.0, seconds, {"client": client.pid, "broker": broker.pid})
+        report, marks = run_load(broker.port, plan, {"client": client.pid, "broker": broker.pid})
         sent_s = time.monotonic()
         time.sleep(BARE_SETTLE_S)
         client.send_signal(signal.SIGTERM)
@@ -111,10 +103,7 @@ def try_bare_client(streams: int, seconds: float) -> dict[str, Any]:
     if why is None and lag_ms > P99_LIMIT_MS:
         why = f"the last message came {lag_ms:.0f} ms late"
     return {
-        "streams": streams,
-        "held": why is None,
-        "why_not": why,
-        "messages_per_s": streams / PERIOD_S,
+        **_outcome(plan, why),
         "cpu_percent": used["client"],
         "broker_cpu_percent": used["broker"],
         "load_cpu_percent": used["load"],
@@ -127,23 +116,26 @@ def cpu_percent(before: Mark, after: Mark) -> dict[str, float]:
     return {name: (after.cpu_s[name] - before.cpu_s[name]) / elapsed_s * 100 for name in before.cpu_s}
 
 
+def _outcome(plan: Plan, why: str | None) -> dict[str, Any]:
+    """Return what a row of every table begins with; `why` it was not held, if it was not."""
+    streams = plan.streams
+    return {"streams": streams, "held": why is None, "why_not": why, "messages_per_s": streams / PERIOD_S}
+
+
 def run_load(
-    port: int, streams: int, hop_samples: int, warm_up_s: float, seconds: float, pids: dict[str, int], parts: int = 1,
-    on_part: OnPart = lambda k, used: None,
-) -> tuple[dict[str, Any], list[Mark]]:  # fmt: skip
+    port: int, plan: Plan, pids: dict[str, int], on_part: OnPart = lambda k, used: None
+) -> tuple[dict[str, Any], list[Mark]]:
     """Run the generator; return its report, and what it and other processes had used when.
 
     The first mark is of the end of the warm-up, one more of the end of each part of the time that is measured.
     """
-    command = [sys.executable, "-m", "edge.bench.load", "--port", str(port), "--streams", str(streams)]
-    command += ["--hop-samples", str(hop_samples), "--warm-up", str(warm_up_s), "--seconds", str(seconds)]
-    command += ["--parts", str(parts)]
+    command = [sys.executable, "-m", "edge.bench.load", "--port", str(port), msgspec.json.encode(plan).decode()]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as load:  # noqa: S603
         assert load.stdout is not None
         every = {**pids, "load": load.pid}
         try:
             marks = [_mark_at(load.stdout, MEASURING, every)]
-            for k in range(parts):
+            for k in range(plan.parts):
                 marks.append(_mark_at(load.stdout, SENT, every))
                 on_part(k, marks[-1])
             report: dict[str, Any] = msgspec.json.decode(load.stdout.readline())

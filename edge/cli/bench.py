@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from edge.bench.effort import FULL, PARTS, QUICK
+from edge.bench.effort import FULL, ILL_SHARE, LOAD_SECONDS, PARTS, QUICK
 from edge.cli.output import EXIT_OK, emit_json, say
-from edge.cli.parsing import add_command, count, positive
+from edge.cli.parsing import add_command, count, positive, share
 from edge.runtime.bundle import load_bundle
 from edge.runtime.select import KINDS
 
 PIPED_WIDTH = 120
-LOAD_SECONDS = 60.0
 MOST_STREAMS = 50_000
 
 if TYPE_CHECKING:
@@ -50,6 +49,10 @@ def add_parser(subparsers: Subparsers) -> None:
         "--seconds", type=positive, default=LOAD_SECONDS, metavar="S",
         help="how long --streams loads it (default: %(default)g)",
     )  # fmt: skip
+    parser.add_argument(
+        "--ill-share", type=share, default=ILL_SHARE, metavar="X",
+        help="of --streams: patients who fall ill and recover every minute (default: %(default)g)",
+    )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="a first look in less than a minute")
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="a model bundle (default: the one that ships)")
     parser.add_argument("--runtime", choices=KINDS, default="auto", help="what the daemon runs (default: auto)")
@@ -67,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     parts, effort = PARTS if args.only is None else (args.only,), QUICK if args.quick else FULL
     with ends_like_ctrl_c():
         if args.streams is not None:
-            result = run_load_test(bundle, args.streams, args.seconds, say, args.runtime)
+            result = run_load_test(bundle, args.streams, args.seconds, args.ill_share, say, args.runtime)
         else:
             result = run_bench(bundle, effort, parts, say, args.runtime, args.rivals)
     if args.json:

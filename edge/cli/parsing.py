@@ -77,6 +77,14 @@ def positive(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """Read a part of a whole."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("must lie between 0 and 1")
+    return value
+
+
 def count(text: str, most: int = 1000) -> int:
     """Read a number of things."""
     value = int(text)

@@ -14,6 +14,7 @@ from edge.bench import BenchError
 from edge.bench.cold_start import measure_daemon_start
 from edge.bench.daemon import measure_daemon
 from edge.bench.effort import DaemonEffort
+from edge.bench.load import Plan
 from edge.bench.processes import resident_mb
 from edge.bench.stand import Daemon, Model, running_broker
 from edge.bench.tries import try_bare_client, try_daemon
@@ -29,7 +30,7 @@ SHIPPED = Model(shipped_bundle_path(), "auto")
 
 
 def test_a_try_counts_every_chunk_and_score_and_what_the_processes_used() -> None:
-    row = try_daemon(SHIPPED, HOP_SAMPLES, streams=4, warm_up_s=1.0, seconds=2.0)
+    row = try_daemon(SHIPPED, Plan(4, seconds=2.0, warm_up_s=1.0, hop_samples=HOP_SAMPLES))
     assert row["sent"] == row["acknowledged"] == 2 * 6 + 2 * 5
     assert row["scores"] == row["scores_due"] == 2 * 3 + 2 * 2
     assert row["messages_per_s"] == 8

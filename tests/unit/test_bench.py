@@ -17,7 +17,7 @@ from edge.bench import BenchError, stand
 from edge.bench.daemon import Tries, summary_of
 from edge.bench.effort import QUICK, Effort, RuntimeEffort
 from edge.bench.limit import Peak, Work, limit_of
-from edge.bench.load import growth_ms
+from edge.bench.load import growth_ms, is_ill
 from edge.bench.report import limit_of_native, ratios_of
 from edge.bench.rivals import Rival, load_rivals, measure_rivals, onnx_window
 from edge.bench.runtimes import row_of, step_lengths
@@ -92,6 +92,13 @@ def test_a_load_is_held_when_nothing_is_lost_or_late_and_the_lag_does_not_grow(
 ) -> None:
     why = why_not_held(HELD | change)
     assert why == words if words is None else words in (why or "")
+
+
+@given(devices=st.integers(1, 500), share=st.sampled_from([0.0, 0.05, 0.1, 0.5, 1.0]))
+def test_as_many_devices_have_an_ill_patient_as_the_share_says(devices: int, share: float) -> None:
+    ill = [is_ill(device, share) for device in range(devices)]
+    assert abs(sum(ill) - devices * share) < 1
+    assert share > 0 or not any(ill)
 
 
 def test_a_lag_grows_by_the_difference_of_its_thirds() -> None:
@@ -276,14 +283,16 @@ def test_one_load_is_a_line_as_a_whole_and_one_for_each_part() -> None:
         "model": {"name": "m", "version": "1", "hop_s": 1.0},
         "warning": None,
     }
-    result = {**heading, "load": row(3000, memory_mb=161.0, parts=parts, **HELD)}
+    result = {**heading, "load": row(3000, memory_mb=161.0, parts=parts, ill_share=0.05, **HELD)}
     assert [table.title for table, _ in tables_of(result)] == ["the daemon", "as time went on"]
     text = printed(result)
-    for words in ("3000", "160.0", "161.0", "24 chunks sent, 24 acknowledged; 12 scores of 12."):
+    for words in ("3000", "160.0", "161.0", "24 chunks sent, 24 acknowledged; 12 scores of 12.", "5% of the patients"):
         assert words in text
 
 
-@pytest.mark.parametrize("argv", [["--streams", "0"], ["--streams", "3", "--only", "daemon"], ["--seconds", "0"]])
+@pytest.mark.parametrize(
+    "argv", [["--streams", "0"], ["--streams", "3", "--only", "daemon"], ["--seconds", "0"], ["--ill-share", "2"]]
+)
 def test_a_load_that_is_none_is_refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", *argv]) == 2
     assert f"error: argument {argv[-2]}" in capsys.readouterr().err

@@ -31,6 +31,7 @@ MOST_COLUMNS = 8
 PANELS = {
     "warm": ["warm"],
     "seconds": ["seconds"],
+    "windows": [],
     "alerts": ["delays", "false_alerts", "trade_off_detected", "trade_off_delay"],
     "robustness": ["noise", "robustness"],
     "groups": ["groups"],

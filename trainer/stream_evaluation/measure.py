@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.runtime.base import Runtime, calibrated
-from trainer.predict import labels_of
+from trainer.checkpoint import model_from_bundle
+from trainer.model import EcgMamba
+from trainer.predict import filtered_blocks, labels_of
 from trainer.progress import progress
 from trainer.ptbxl import PtbXl
 from trainer.stream_evaluation.auc import Auc, compare
@@ -23,8 +25,10 @@ from trainer.stream_evaluation.result import (
     RobustnessRow,
     SecondsRow,
     WarmRow,
+    WindowRow,
 )
 from trainer.stream_evaluation.robustness import conditions, score_under
+from trainer.stream_evaluation.windows import cuts_of, logits_by_cut
 from trainer.streams.alerts import policy_of, replay_all
 from trainer.streams.curve import operating_curve
 from trainer.streams.plan import HEALTHY_STREAMS, PlanSettings
@@ -37,7 +41,7 @@ FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
-PARTS = ("warm", "seconds", "groups", "alerts", "robustness")
+PARTS = ("warm", "seconds", "groups", "windows", "alerts", "robustness")
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,24 @@ class Evaluation:
         scores = self.published(said[self.amount.after_minutes].logits[:, -1])
         labels = self.labels(self.rows)
         return group_rows(self.data, self.rows, labels, scores, self.classes, self.replicates)
+
+    def windows(self) -> list[WindowRow]:
+        """Measure what the network by itself says of whole records, served in one way and another."""
+        bundle = self.runtime.bundle
+        model, rate_hz = model_from_bundle(bundle), bundle.manifest.signal.rate_hz
+        if not isinstance(model, EcgMamba):
+            return []
+        cuts = cuts_of(model.config, rate_hz)
+        blocks = []
+        with _advancing("windows", len(self.rows)) as advance:
+            for signals in filtered_blocks(bundle, self.data, self.rows):
+                blocks.append(logits_by_cut(model, signals, cuts, rate_hz))
+                advance(len(signals))
+        ways = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
+        found = compare(self.labels(self.rows), ways, self.classes, self.replicates)
+        return [
+            WindowRow(cut.window_s, cut.hop_s, cut.vote_s, cut.votes, auc) for cut, auc in zip(cuts, found, strict=True)
+        ]
 
     def alerts(self) -> AlertsPart | None:
         """Measure the bundle's operating points on streams with known switches; None without healthy records."""

@@ -33,6 +33,16 @@ class SecondsRow(msgspec.Struct, frozen=True):
     """After `after_minutes` of other patients' ECG, which is still in the window until it has passed."""
 
 
+class WindowRow(msgspec.Struct, frozen=True):
+    """Whole records, were the window served in another way."""
+
+    window_s: float
+    hop_s: float
+    vote_s: float
+    votes: int
+    auc: Auc
+
+
 class ClassAlerts(msgspec.Struct, frozen=True):
     """One class's operating point and what it does."""
 
@@ -93,6 +103,7 @@ class StreamEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     alerts: AlertsPart | None = None
     robustness: list[RobustnessRow] | None = None
     groups: list[GroupRow] | None = None
+    windows: list[WindowRow] | None = None
     notes: list[str] = []
     plots: list[str] = []
     took_s: float = 0.0

@@ -28,6 +28,9 @@ def test_every_part_is_in_the_result_and_in_the_plots(result_of, root, bundle_pa
     assert result["seconds"][-1]["warm"]["macro"] == result["warm"][-1]["auc"]["macro"]
     assert list(result["alerts"]["per_class"]) == ALERTING
     assert sum(row["auc"]["records"] for row in result["groups"] if row["by"] == "sex") == 20
+    own, *others = result["windows"]
+    assert (own["window_s"], own["hop_s"], own["votes"], own["auc"]["difference"]) == (10.0, 1.0, 1, 0.0)
+    assert {(row["votes"], row["vote_s"]) for row in others} >= {(8, 3.0), (1, 4.0)}
     assert result["robustness"][0]["name"] == "clean"
     assert result["robustness"][0]["auc"]["macro"] == pytest.approx(result["warm"][0]["auc"]["macro"])
     assert (result["n_records"], result["folds"], result["classes"]) == (20, [9], list(CLASSES))

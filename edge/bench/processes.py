@@ -15,6 +15,6 @@ def cpu_s(pid: int) -> float:
 
 
 def resident_mb(pid: int | str) -> float:
-    """Return the resident memory of a process in MiB; "self" is this one."""
+    """Return the resident memory of a process in MiB, 0 once it has ended; "self" is this one."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmRSS")), 0) / 1024

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from edge.bench.effort import DaemonEffort
 from edge.bench.load import Plan
 from edge.bench.processes import resident_mb
 from edge.bench.stand import Daemon, Model, running_broker
-from edge.bench.tries import try_bare_client, try_daemon
+from edge.bench.tries import run_load, try_bare_client, try_daemon, why_not_held
 from edge.cli import main
 from edge.demo.broker import mosquitto_path
 from edge.runtime.bundle import shipped_bundle_path
@@ -48,6 +49,16 @@ def test_one_load_is_told_part_by_part(capsys: pytest.CaptureFixture[str]) -> No
     assert all(part["memory_mb"] > 20 and part["cpu_percent"] > 0 for part in load["parts"])
     assert max(part["latency_ms"]["max"] for part in load["parts"]) == load["latency_ms"]["max"]
     assert "1 of 2 s: " in captured.err
+
+
+def test_a_daemon_that_dies_under_load_is_told_and_not_taken_for_a_small_one() -> None:
+    plan = Plan(2, seconds=2.0, hop_samples=HOP_SAMPLES, parts=2)
+    with running_broker() as broker, Daemon(broker, SHIPPED, 2) as daemon:
+        report, marks = run_load(broker.port, plan, {"daemon": daemon.pid}, lambda k, used: os.kill(daemon.pid, 9))
+        with pytest.raises(BenchError, match="ended with status -9"):
+            daemon.check()
+    assert marks[1].memory_mb["daemon"] > 0 == marks[2].memory_mb["daemon"]
+    assert "scores were missing" in (why_not_held(report) or "")
 
 
 def test_the_bare_client_is_given_the_same_load_and_counts_it() -> None:

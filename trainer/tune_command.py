@@ -6,7 +6,7 @@ import argparse
 import datetime
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from rich.table import Table
 
 from edge.cli.output import EXIT_OK, emit_json, say
 from edge.cli.parsing import add_command, positive
+from edge.errors import BundleError
 from edge.runtime.bundle import Bundle, load_bundle, write_manifest
 from edge.runtime.manifest import Manifest
 from edge.runtime.select import open_runtime
@@ -52,6 +53,7 @@ def add_parser(subparsers: Subparsers) -> None:
         [
             "ecg-trainer tune --data ptb-xl --bundle bundles/mine",
             "ecg-trainer tune --data ptb-xl --bundle bundles/mine --budget 4 --plots plots",
+            "ecg-trainer tune --data ptb-xl --bundle bundles/mine --window 6",
         ],
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a PTB-XL root, with all folds or some")
@@ -60,6 +62,11 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--budget", type=positive, default=DEFAULT_BUDGET, metavar="N",
         help=f"how many a healthy stream may raise, per class (default: {DEFAULT_BUDGET:g})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--window", type=positive, metavar="S",
+        help="serve a window of so many seconds: a shorter one notices sooner, and less; for bundles with votes "
+        "(default: as it is)",
     )  # fmt: skip
     parser.add_argument(
         "--healthy-streams", nargs="+", choices=HEALTHY_STREAMS, default=list(HEALTHY_STREAMS), metavar="KIND",
@@ -103,11 +110,12 @@ class Tuned:
 
 def run(args: argparse.Namespace) -> int:
     """Tune, write the manifest, print what changed."""
-    bundle = load_bundle(args.bundle)
+    loaded = load_bundle(args.bundle)
+    bundle = loaded if args.window is None else with_window(loaded, args.window)
     data = open_labelled(bundle, args.data, args.table)
     tuned = tune_bundle(bundle, data, args.folds, args.budget, args.healthy_streams)
     metrics = {**_origin(args), **tuned.metrics()}
-    before, after = bundle.manifest, msgspec.structs.replace(tuned.manifest, metrics=metrics)
+    before, after = loaded.manifest, msgspec.structs.replace(tuned.manifest, metrics=metrics)
     write_manifest(bundle.path, after)
     plots = []
     if args.plots is not None and tuned.alerts is not None:
@@ -126,6 +134,22 @@ def run(args: argparse.Namespace) -> int:
     for line in [*tuned.notes, *(f"wrote {path}" for path in [*plots, bundle.path / "manifest.json"])]:
         say(line)
     return EXIT_OK
+
+
+def with_window(bundle: Bundle, window_s: float) -> Bundle:
+    """Return a bundle whose scores are the mean of the votes of so many seconds; nothing is written.
+
+    Raises BundleError where the graph pools its whole window, and for seconds that are no window of the bundle's.
+    """
+    manifest = bundle.manifest
+    if not manifest.vote_hops:
+        raise BundleError(bundle.path, "pools its whole window in its graph; another window takes another training")
+    model = {**manifest.model, "window_samples": round(window_s * manifest.signal.rate_hz)}
+    changed = msgspec.structs.replace(manifest, window_s=window_s, model=model)
+    problems = changed.problems()
+    if problems:
+        raise BundleError(bundle.path, f"cannot have a window of {window_s:g} s: " + "; ".join(problems))
+    return replace(bundle, manifest=changed)
 
 
 def tune_bundle(bundle: Bundle, data: PtbXl, folds: list[int], budget: float, kinds: list[str]) -> Tuned:
@@ -169,6 +193,7 @@ def _origin(args: argparse.Namespace) -> dict[str, object]:
     words = [f"ecg-trainer tune --data PTBXL_ROOT --bundle {bundle} --folds {folds_text(args.folds)}"]
     words += [f"--table {args.table.name}"] if args.table else []
     words += [f"--budget {args.budget:g}"]
+    words += [f"--window {args.window:g}"] if args.window else []
     words += [] if kinds == sorted(HEALTHY_STREAMS) else [f"--healthy-streams {' '.join(kinds)}"]
     return {
         "data": DATA,
@@ -181,7 +206,7 @@ def _origin(args: argparse.Namespace) -> dict[str, object]:
 
 
 def _tuned_parts(manifest: Manifest) -> dict[str, object]:
-    return {"calibration": manifest.calibration, "operating_points": manifest.operating_points}
+    return {name: getattr(manifest, name) for name in ("window_s", "calibration", "operating_points")}
 
 
 def _changes(before: Manifest, after: Manifest) -> Table:

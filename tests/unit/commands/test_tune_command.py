@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 import pytest
 
 from edge.daemon.alert_settings import alert_policy
 from edge.daemon.config import AlertsConfig
 from edge.runtime.bundle import load_bundle
+from tests.tiny_bundle import tiny_bundle
 from tests.tiny_ptbxl import rows_of, write_ptbxl
+from trainer.predict import score
+from trainer.ptbxl import open_ptbxl
 
 ALERTING = ["MI", "STTC", "CD", "HYP"]
 
@@ -27,6 +31,34 @@ def test_a_budget_is_tuned_again_from_what_is_kept(result_of, root, bundle_path,
     for name in ALERTING:
         assert written.operating_points[name].on == alerts["points"][name]["on"]
     assert "--budget 50" in written.metrics["command"]
+
+
+def test_a_shorter_window_is_served_with_thresholds_of_its_own(result_of, root, tmp_path):
+    path = tiny_bundle(tmp_path / "votes", vote_hops=2).path
+    result = result_of("tune", "--data", root, "--bundle", path, "--window", 4)
+    assert (result["before"]["window_s"], result["after"]["window_s"]) == (10.0, 4.0)
+    assert result["metrics"]["command"].endswith("--budget 1 --window 4")
+    written = load_bundle(path)
+    assert (written.manifest.window_s, written.manifest.votes) == (4.0, 3)
+    data = open_ptbxl(root)
+    whole, streamed = (score(written, data, data.rows([9]), mode).logits for mode in ("batch", "stream"))
+    np.testing.assert_allclose(streamed, whole, atol=1e-4)
+
+
+@pytest.mark.parametrize(("seconds", "named"), [(1, "vote_hops"), (4.5, "whole hops")])
+def test_a_window_that_is_none_is_refused_and_nothing_is_written(command, root, tmp_path, seconds, named):
+    path = tiny_bundle(tmp_path / "votes", vote_hops=2).path
+    before = (path / "manifest.json").read_bytes()
+    status, printed = command("tune", "--data", root, "--bundle", path, "--window", seconds)
+    assert status == 2
+    assert named in printed.err
+    assert (path / "manifest.json").read_bytes() == before
+
+
+def test_a_window_that_is_in_the_graph_stays(command, root, bundle_path):
+    status, printed = command("tune", "--data", root, "--bundle", bundle_path, "--window", 4)
+    assert status == 2
+    assert "pools its whole window in its graph" in printed.err
 
 
 def test_without_healthy_records_alerts_keep_their_thresholds_and_it_says_so(result_of, bundle_path, tmp_path):

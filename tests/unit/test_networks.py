@@ -17,7 +17,7 @@ from trainer.networks.cardionet import CardioNet, CardioNetConfig, WindowLengthE
 from trainer.networks.inception import InceptionConfig
 from trainer.networks.registry import NETWORKS, build_network, config_type
 from trainer.networks.rnn import Lstm, LstmConfig
-from trainer.networks.s4 import DiagonalSsm, S4Config
+from trainer.networks.s4 import DiagonalSsm, DropChannels, S4Config
 from trainer.networks.simple_cnn import SimpleCnn2d, SimpleCnn2dConfig
 from trainer.networks.ssl_encoder import SslEncoder, SslEncoderConfig
 from trainer.networks.xresnet import XresnetConfig, halved
@@ -133,30 +133,49 @@ def test_lstm_features_know_nothing_of_later_samples():
 
 
 @pytest.mark.parametrize("samples", [1, 63, 64, 65, 250])
-def test_the_state_space_model_is_its_recurrence(samples):
+def test_the_state_space_model_is_its_recurrence_in_both_directions(samples):
     torch.manual_seed(0)
-    ssm = DiagonalSsm(channels=6, modes=4, block=64)
-    u = torch.randn(2, 6, samples)
+    ssm = DiagonalSsm(channels=3, modes=4, block=64)
+    u, direct = torch.randn(3, 2, samples), torch.randn(3)
     with torch.inference_mode():
-        a = torch.complex(-ssm.A_log.exp(), ssm.A_imag).to(torch.complex128)
-        decay = torch.exp(a * ssm.log_dt.exp()[:, None])
-        state = torch.zeros(2, 6, 4, dtype=torch.complex128)
-        steps = []
-        for sample in u.to(torch.complex128).unbind(2):
-            state = decay * state + (decay - 1) / a * sample[:, :, None]
-            steps.append(2 * (torch.view_as_complex(ssm.C.double()) * state).sum(2).real)
-        assert torch.allclose(ssm(u).double(), torch.stack(steps, 2), atol=1e-5)
+        ahead = recurrence(ssm, slice(0, 3), u)
+        back = recurrence(ssm, slice(3, 6), u.flip(2)).flip(2)
+        expected = ahead + back + direct[:, None, None].double() * u
+        assert torch.allclose(ssm(u, direct).double(), expected, atol=1e-5)
 
 
-def test_s4_reads_a_record_in_both_directions_alike_at_most():
+def recurrence(ssm: DiagonalSsm, scanned: slice, u: torch.Tensor) -> torch.Tensor:
+    """Some of the scanned channels, one sample of u (channels, batch, samples) after another, in float64."""
+    a = torch.complex(-ssm.A_log[scanned].exp(), ssm.A_imag[scanned]).to(torch.complex128)
+    decay = torch.exp(a * ssm.log_dt[scanned].exp()[:, None])[:, None]  # (channels, 1, modes)
+    gain = torch.view_as_complex(ssm.C.double())[scanned, None]
+    state = torch.zeros(len(u), u.shape[1], a.shape[1], dtype=torch.complex128)
+    steps = []
+    for sample in u.to(torch.complex128).unbind(2):
+        state = decay * state + (decay - 1) / a[:, None] * sample[:, :, None]
+        steps.append(2 * (gain * state).sum(2).real)
+    return torch.stack(steps, 2)
+
+
+def test_s4_reads_a_record_in_both_directions():
     network = small_network("s4-ecg")
-    layer, x = network.layers[0], torch.randn(1, 16, 200)
+    layer, x = network.layers[0], torch.randn(1, 200, 16)
     changed = x.clone()
-    changed[:, :, 100] += 1.0
+    changed[:, 100] += 1.0
     with torch.inference_mode():
-        moved = (layer(changed) - layer(x)).abs().amax(1)[0]
+        moved = (layer(changed) - layer(x)).abs().amax(2)[0]
     assert moved[:100].max() > 1e-3
     assert moved[101:].max() > 1e-3
+
+
+def test_s4_drops_channels_of_a_record_whole():
+    drop, x = DropChannels(0.5).train(), torch.ones(4, 16, 10)
+    torch.manual_seed(0)
+    for over in (1, 2):
+        dropped = drop(x, over).movedim(over, 2)
+        assert torch.equal(dropped, dropped[:, :, :1].expand_as(dropped))
+        assert dropped.unique().tolist() == [0.0, 2.0]
+    assert torch.equal(drop.eval()(x, 1), x)
 
 
 def test_cardionet_refuses_a_window_of_another_length():

@@ -5,9 +5,10 @@ S4D in place of S4: the state matrix is diagonal, without S4's low-rank term, di
 started as S4D-Lin (Gu et al. 2022, arXiv:2206.11893, sections 3 and 4). Each direction has its own dynamics. 2,186,245
 trainable parameters for five classes with d_state 8.
 
-The convolution with a layer's kernel is exact and goes by blocks: inside a block as a matrix, from block to block by
-the state that one hands to the next. Matrix products are all it takes, so the network exports as it is, which a Fourier
-transform would not.
+The convolution with a layer's kernels is exact and goes by blocks: inside a block as a matrix, which holds both
+directions and the direct path, from block to block by the states that neighbours hand over. Matrix products are all it
+takes, so the network exports as it is, which a Fourier transform would not. Channels come first around the convolution
+and last around the mixture, because that is how either is one matrix product of what lies in memory.
 
 Dimension letters: B batch · T samples · M d_model · H scanned channels, M forward and M backward · N modes, d_state / 2
   Q block length · K blocks · C classes
@@ -46,14 +47,13 @@ class S4(nn.Module):
         self.encoder = nn.Linear(config.n_leads, config.d_model)
         self.layers = nn.ModuleList(S4Layer(config) for _ in range(config.n_layers))
         self.norms = nn.ModuleList(nn.LayerNorm(config.d_model) for _ in range(config.n_layers))
-        self.drop = nn.Dropout1d(config.dropout)
         self.head = nn.Linear(config.d_model, config.n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.encoder(x).transpose(1, 2)  # (B, M, T)
+        features = self.encoder(x)  # (B, T, M)
         for layer, norm in zip(self.layers, self.norms, strict=True):
-            features = norm((features + self.drop(layer(features))).transpose(1, 2)).transpose(1, 2)
-        return self.head(features.mean(2))  # type: ignore[no-any-return]
+            features = norm(features + layer(features))
+        return self.head(features.mean(1))  # type: ignore[no-any-return]
 
 
 class S4Layer(nn.Module):
@@ -62,50 +62,70 @@ class S4Layer(nn.Module):
     def __init__(self, config: S4Config) -> None:
         super().__init__()
         self.D = nn.Parameter(torch.randn(config.d_model))
-        self.ssm = DiagonalSsm(2 * config.d_model, config.d_state // 2, config.block_samples)
-        self.drop = nn.Dropout1d(config.dropout)
-        self.mix = nn.Conv1d(config.d_model, 2 * config.d_model, 1)
+        self.ssm = DiagonalSsm(config.d_model, config.d_state // 2, config.block_samples)
+        self.drop = DropChannels(config.dropout)
+        self.mix = nn.Linear(config.d_model, 2 * config.d_model)
 
     def forward(self, u: Tensor) -> Tensor:
-        """u (B, M, T) → the same shape."""
-        ahead, back = self.ssm(torch.cat([u, u.flip(2)], 1)).chunk(2, dim=1)  # (B, M, T) each
-        y = ahead + back.flip(2) + u * self.D[:, None]
-        return F.glu(self.mix(self.drop(F.gelu(y))), dim=1)
+        """u (B, T, M) → the same shape."""
+        batch, samples, channels = u.shape
+        y = self.ssm(u.reshape(-1, channels).t().reshape(channels, batch, samples), self.D)  # (M, B, T)
+        mixed = self.mix(self.drop(F.gelu(y), over=2).reshape(channels, -1).t())  # (BT, 2M)
+        return self.drop(F.glu(mixed, dim=1).reshape(u.shape), over=1)  # type: ignore[no-any-return]
+
+
+class DropChannels(nn.Module):
+    """Dropout of a whole channel of a record at a time, `over` the dimension of its samples."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: Tensor, over: int) -> Tensor:
+        if not self.training:
+            return x
+        return x * F.dropout(torch.ones_like(x.narrow(over, 0, 1)), self.share)
 
 
 class DiagonalSsm(nn.Module):
-    """A causal diagonal state-space model of each channel on its own, from a state of zero."""
+    """A diagonal state-space model of each channel on its own, forward and backward, from states of zero."""
 
     def __init__(self, channels: int, modes: int, block: int, dt_min: float = 1e-3, dt_max: float = 0.1) -> None:
         super().__init__()
         self.block = block
-        self.log_dt = nn.Parameter(torch.rand(channels) * math.log(dt_max / dt_min) + math.log(dt_min))
-        self.A_log = nn.Parameter(torch.full((channels, modes), math.log(0.5)))  # of minus its real part
-        self.A_imag = nn.Parameter(math.pi * torch.arange(modes).repeat(channels, 1).float())
-        self.C = nn.Parameter(torch.randn(channels, modes, 2) * math.sqrt(0.5))  # real and imaginary part
+        scanned = 2 * channels  # forward ones before backward ones
+        self.log_dt = nn.Parameter(torch.rand(scanned) * math.log(dt_max / dt_min) + math.log(dt_min))
+        self.A_log = nn.Parameter(torch.full((scanned, modes), math.log(0.5)))  # of minus its real part
+        self.A_imag = nn.Parameter(math.pi * torch.arange(modes).repeat(scanned, 1).float())
+        self.C = nn.Parameter(torch.randn(scanned, modes, 2) * math.sqrt(0.5))  # real and imaginary part
 
-    def forward(self, u: Tensor) -> Tensor:
-        """u (B, H, T) → y (B, H, T), the convolution with Re Σ 2 C (exp(dt A) - 1) / A · exp(dt A t)."""
+    def forward(self, u: Tensor, direct: Tensor) -> Tensor:
+        """u (M, B, T), direct (M,) → y (M, B, T): both directions' convolutions, and u times `direct`.
+
+        The convolutions are with Re Σ 2 C (exp(dt A) - 1) / A · exp(dt A t).
+        """
         with torch.autocast(u.device.type, enabled=False):  # a half-precision state forgets what is long ago
-            return self._scan(u.float())
+            return self._scan(u.float(), direct)
 
-    def _scan(self, u: Tensor) -> Tensor:
-        batch, samples, size = u.shape[0], u.shape[2], self.block
-        blocks = (samples + size - 1) // size
-        block, leave, decay = self._operators()
-        padded = F.pad(u, (0, blocks * size - samples))
-        rows = padded.transpose(0, 1).reshape(-1, batch * blocks, size)  # (H, BK, Q)
-        products = torch.bmm(rows, block)  # (H, BK, Q + 2N)
-        within, entered = products[:, :, :size], products[:, :, size:]
-        states = carried(entered.reshape(-1, batch, blocks, leave.shape[1]), decay)  # (H, B, K, 2N)
-        y = torch.baddbmm(within, states.flatten(1, 2), leave)  # (H, BK, Q)
-        return y.reshape(-1, batch, blocks * size)[:, :, :samples].transpose(0, 1)
+    def _scan(self, u: Tensor, direct: Tensor) -> Tensor:
+        channels, batch, samples = u.shape
+        blocks = (samples + self.block - 1) // self.block
+        within, enter, leave, decay = self._operators(direct)
+        rows = F.pad(u, (0, blocks * self.block - samples)).reshape(channels, batch * blocks, self.block)
+        y = torch.bmm(rows, within)  # (M, BK, Q)
+        if blocks > 1:
+            entered = torch.bmm(rows, enter).reshape(channels, batch, blocks, -1)  # (M, B, K, 4N)
+            ahead, back = entered.chunk(2, dim=3)
+            states = carried(torch.cat([ahead, back.flip(2)]), decay)  # (H, B, K, 2N)
+            ahead, back = states.chunk(2)
+            y = torch.baddbmm(y, torch.cat([ahead, back.flip(2)], 3).flatten(1, 2), leave)
+        return y.reshape(channels, batch, -1)[:, :, :samples]
 
-    def _operators(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What a block does to its samples and to the state before it, real parts of the state before imaginary ones.
+    def _operators(self, direct: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What a block does to its samples and to the states beside it, real parts of a state before imaginary ones.
 
-        Returns samples → samples and state after it (H, Q, Q + 2N), state → samples (H, 2N, Q), and the state's decay
-        (H, 2N).
+        Returns samples → samples (M, Q, Q), samples → states after it and before it (M, Q, 4N), the states before it
+        and after it → samples (M, 4N, Q), and the states' decay (H, 2N).
         """
         gain_re, gain_im = (part[:, :, None] for part in self._gains())  # (H, N, 1)
         dt = self.log_dt.exp()[:, None, None]
@@ -114,10 +134,13 @@ class DiagonalSsm(nn.Module):
         angle = self.A_imag[:, :, None] * dt * lags
         re, im = size * angle.cos(), size * angle.sin()
         out_re, out_im = gain_re * re - gain_im * im, gain_re * im + gain_im * re
-        enter = torch.cat([re[:, :, :-1], im[:, :, :-1]], 1).flip(2)  # (H, 2N, Q)
-        leave = torch.cat([out_re[:, :, 1:], -out_im[:, :, 1:]], 1)
-        block = torch.cat([toeplitz(out_re[:, :, :-1].sum(1)), enter.transpose(1, 2)], 2)
-        return block, leave, torch.cat([re[:, :, -1], im[:, :, -1]], 1)
+        ahead, back = out_re[:, :, :-1].sum(1).chunk(2)  # (M, Q) each
+        here = ahead[:, :1] + back[:, :1] + direct[:, None]
+        within = toeplitz(torch.cat([here, ahead[:, 1:]], 1), back[:, 1:])
+        ahead, back = torch.cat([re[:, :, :-1], im[:, :, :-1]], 1).chunk(2)  # (M, 2N, Q) each
+        enter = torch.cat([ahead.flip(2), back], 1).transpose(1, 2)
+        ahead, back = torch.cat([out_re[:, :, 1:], -out_im[:, :, 1:]], 1).chunk(2)
+        return within, enter, torch.cat([ahead, back.flip(2)], 1), torch.cat([re[:, :, -1], im[:, :, -1]], 1)
 
     def _gains(self) -> tuple[Tensor, Tensor]:
         """Real and imaginary part (H, N) of 2 C (exp(dt A) - 1) / A: zero-order hold, conjugates counted."""
@@ -141,11 +164,12 @@ def carried(entered: Tensor, decay: Tensor) -> Tensor:
     return torch.stack(states, 2)
 
 
-def toeplitz(kernel: Tensor) -> Tensor:
-    """Kernels (H, Q) → matrices (H, Q, Q) that a row of samples is multiplied by to be convolved: [j, i] is k at i - j.
+def toeplitz(later: Tensor, earlier: Tensor) -> Tensor:
+    """Kernels (M, Q) and (M, Q - 1) → matrices (M, Q, Q) that a row of samples is multiplied by to be convolved.
 
-    Rows of 2Q - 1 cut from a tape of period 2Q move on by one each; zeros come in where the kernel has not begun.
+    [j, i] is what the sample at j does to the one at i: `later` at i - j, or `earlier` at j - i - 1. Rows of 2Q - 1 cut
+    from a tape of period 2Q move on by one each.
     """
-    size = kernel.shape[1]
-    tape = F.pad(kernel, (0, size)).repeat(1, size)  # (H, 2Q²)
+    size = later.shape[1]
+    tape = torch.cat([F.pad(later, (0, 1)), earlier.flip(1)], 1).repeat(1, size)  # (M, 2Q²)
     return tape[:, : size * (2 * size - 1)].reshape(-1, size, 2 * size - 1)[:, :, :size]

@@ -20,6 +20,7 @@ from edge.replay.records import Recording, read_recording
 from edge.replay.session import Plan, play_devices
 from edge.signal.leads import LeadMap
 from edge.stream.topics import RESERVED_DEVICES, check_identifier
+from edge.stream.wire import MAX_CHUNK_SECONDS
 
 if TYPE_CHECKING:
     from edge.cli.parsing import Subparsers
@@ -54,7 +55,9 @@ def add_parser(subparsers: Subparsers) -> None:
     where.add_argument("--devices", type=count, default=1, metavar="N", help="play on N devices, NAME-1 to NAME-N")
     pace = parser.add_argument_group("how")
     pace.add_argument("--speed", type=positive, default=1.0, metavar="X", help="ECG seconds per second (default: 1)")
-    pace.add_argument("--chunk-ms", type=positive, default=200.0, metavar="MS", help="of ECG in a chunk (default: 200)")
+    pace.add_argument(
+        "--chunk-ms", type=_chunk_ms, default=200.0, metavar="MS", help="of ECG in a chunk (default: 200)"
+    )
     pace.add_argument("--encoding", choices=tuple(ENCODERS), default="msgpack", help="of payloads (default: msgpack)")
     pace.add_argument("--between", choices=("crossfade", "session"), default="crossfade",
                       help="one record fades into the next, or begins a session (default: crossfade)")  # fmt: skip
@@ -155,6 +158,14 @@ def device_names(name: str, count: int) -> list[str]:
         if each in RESERVED_DEVICES:
             raise TopicError(f"device name {each!r} is reserved; choose another with --device")
     return names
+
+
+def _chunk_ms(text: str) -> float:
+    """Read how long a chunk is: what a monitor accepts."""
+    value = positive(text)
+    if value > MAX_CHUNK_SECONDS * 1000:
+        raise argparse.ArgumentTypeError(f"a chunk holds at most {MAX_CHUNK_SECONDS} s")
+    return value
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -7,6 +7,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,10 @@ FloatArray = NDArray[np.float64]
 TABLE_NAME = "ptbxl_database.csv"
 STATEMENTS_NAME = "scp_statements.csv"
 VOLT_UNITS = {"v": 1e3, "mv": 1.0, "uv": 1e-3}
+BITS_PER_SAMPLE = {"8": 8, "16": 16, "24": 24, "32": 32, "61": 16, "80": 8, "160": 16, "212": 12, "310": 10, "311": 10}
+"""WFDB's storage formats; those that are compressed state nothing."""
+COMPRESSED = ("508", "516", "524")
+MAX_SECONDS = 30 * 86_400
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ def read_recording(path: Path) -> Recording:
     if not stem.with_name(f"{stem.name}.hea").is_file():
         raise RecordError(f"record {stem}: there is no header {stem.name}.hea; name a WFDB record without its ending")
     try:
+        _check_header(stem, wfdb.rdheader(str(stem)))
         record = wfdb.rdrecord(str(stem))
         samples = np.asarray(record.p_signal, dtype=np.float64)
         scale = [VOLT_UNITS[unit.lower()] for unit in record.units]
@@ -62,6 +68,22 @@ def read_recording(path: Path) -> Recording:
     if float(record.fs) != round(record.fs):
         raise RecordError(f"record {stem}: {record.fs} samples per second is not a whole number")
     return Recording(stem.name, round(record.fs), leads, samples * scale, f"WFDB record {stem.name}")
+
+
+def _check_header(stem: Path, header: Any) -> None:
+    """See that a record is of a known kind and no longer than its files can hold, before anything of it is read."""
+    if header.fs <= 0:
+        raise RecordError(f"record {stem}: its header states {header.fs} samples per second")
+    if header.sig_len and header.sig_len > MAX_SECONDS * header.fs:
+        raise RecordError(f"record {stem}: its header states {header.sig_len} samples, more than a month")
+    for name, stored in zip(getattr(header, "file_name", None) or (), getattr(header, "fmt", None) or (), strict=True):
+        if stored in COMPRESSED:
+            continue
+        if stored not in BITS_PER_SAMPLE:
+            raise RecordError(f"record {stem}: storage format {stored} is not one that can be read")
+        size = stem.with_name(name).stat().st_size
+        if header.sig_len and header.sig_len * BITS_PER_SAMPLE[stored] > size * 8:
+            raise RecordError(f"record {stem}: its header states {header.sig_len} samples, {name} has {size} bytes")
 
 
 def choose_from_ptbxl(root: Path, superclasses: Sequence[str], per_class: int) -> list[Path]:

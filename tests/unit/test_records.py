@@ -41,7 +41,7 @@ def test_a_missing_record_is_one_clear_line(tmp_path):
 def test_a_damaged_record_is_one_clear_line(record):
     path, _ = record
     path.with_suffix(".dat").write_bytes(b"\0" * 10)
-    with pytest.raises(RecordError, match="cannot be read"):
+    with pytest.raises(RecordError, match="has 10 bytes"):
         read_recording(path)
 
 
@@ -57,6 +57,10 @@ def test_a_header_that_is_no_header_is_one_clear_line(tmp_path):
         ("junk 0 360 10\n", "no samples|cannot be read"),
         ("junk 1 360 10\njunk.dat 16 200/mmHg 16 0 0 0 0 ABP\n", "not a voltage"),
         ("junk 1 360 10\njunk.dat 16 200/mV 16 0 0 0 0\n", "cannot be read"),
+        ("junk 1 360 99999999999\njunk.dat 16 200/mV 16 0 0 0 0 I\n", "more than a month"),
+        ("junk 1 360 3600\njunk.dat 16 200/mV 16 0 0 0 0 I\n", "states 3600 samples, junk.dat has 20 bytes"),
+        ("junk 1 360 10\njunk.dat 999 200/mV 16 0 0 0 0 I\n", "storage format 999"),
+        ("junk 1 0 10\njunk.dat 16 200/mV 16 0 0 0 0 I\n", "0 samples per second"),
     ],
 )
 def test_a_record_without_usable_leads_is_one_clear_line(tmp_path, header, said):

@@ -84,7 +84,7 @@ class StreamsConfig(Section):
         default=2.0,
         title="Bridged gap",
         description="Longest gap that is filled and flagged; behind a longer one the stream warms up again.",
-        ge=0.0,
+        ge=0.1,
         le=10.0,
     )
     reorder_wait_s: float = Field(

@@ -19,7 +19,8 @@ from edge.monitor.path import Hop, StreamPath
 from edge.monitor.votes import Votes
 from edge.runtime.base import Runtime, State
 from edge.runtime.manifest import Manifest
-from edge.stream.assembler import Assembler, AssemblerLimits, Position, Reset, Run
+from edge.stream.assembler import Assembler, AssemblerLimits, Position
+from edge.stream.runs import Hold, Reset, Run
 from edge.stream.wire import Chunk, Layout, decode, encode_msgpack
 
 VOTES = "votes"
@@ -74,7 +75,7 @@ class DeviceStream:
     _restored: RestoredModel | None = None
 
     def __post_init__(self) -> None:
-        self.assembler = Assembler(self.limits)
+        self.assembler = Assembler(self.limits, wanted=tuple(self.manifest.leads))
 
     @property
     def session(self) -> str:
@@ -103,9 +104,11 @@ class DeviceStream:
         )
 
     def receive(self, chunk: Chunk, now_s: float) -> None:
-        """Take a chunk; complete hops join the queue."""
-        self.last_arrival_s = now_s
-        self._take(self.assembler.push(chunk, now_s), now_s)
+        """Take a chunk; complete hops join the queue. One of no use is none: the stream may well be silent."""
+        runs = self.assembler.push(chunk, now_s)
+        if not self.assembler.ignores:
+            self.last_arrival_s, self.changed = now_s, True
+        self._take(runs, now_s)
 
     def poll(self, now_s: float) -> None:
         """Give up on chunks that are overdue."""
@@ -137,14 +140,16 @@ class DeviceStream:
         self.backlog_hops = backlog_hops
 
     def _take(self, runs: Sequence[Run], now_s: float) -> None:
+        waited = len(self.waiting)
         for run in runs:
             self.changed = True
             if run.reset is not None:
                 self.resets.append(run.reset)
                 self._adopt_layout()
             if self._path is not None:
-                for hop in self._path.push(run):
-                    self._enqueue(hop, now_s)
+                self.waiting += (self._waiting(hop, now_s) for hop in self._path.push(run))
+        if len(self.waiting) > self.backlog_hops:
+            self._drop_oldest(min(len(self.waiting) - self.backlog_hops, waited))
 
     def _adopt_layout(self) -> None:
         """Build the path for the leads and rate that the stream has now."""
@@ -158,16 +163,20 @@ class DeviceStream:
             self._path = None
             self.unfit = error
 
-    def _enqueue(self, hop: Hop, now_s: float) -> None:
+    def _waiting(self, hop: Hop, now_s: float) -> WaitingHop:
         assert self.assembler.position is not None
         time_ns = self.assembler.time_ns_of(hop.last_index)
-        self.waiting.append(WaitingHop(hop, self.assembler.position.layout, now_s, time_ns))
-        while len(self.waiting) > self.backlog_hops:
-            self._drop_oldest()
+        return WaitingHop(hop, self.assembler.position.layout, now_s, time_ns)
 
-    def _drop_oldest(self) -> None:
-        """Give up the oldest hop under overload; what comes after it starts afresh."""
-        self.dropped_samples += len(self.waiting.popleft().hop.invalid)
+    def _drop_oldest(self, hops: int) -> None:
+        """Give up the oldest hops under overload; what comes after them starts afresh.
+
+        Never hops that came just now: however long a device's chunks are, they are not what is too much.
+        """
+        if not hops:
+            return
+        for _ in range(hops):
+            self.dropped_samples += len(self.waiting.popleft().hop.invalid)
         oldest = self.waiting[0]
         if oldest.hop.reset is None:
             self.resets.append(Reset.OVERLOAD)
@@ -200,7 +209,7 @@ class DeviceStream:
             held=[encode_msgpack(chunk) for chunk in self.assembler.held],
             hops_seen=0 if counted is None else counted.hops_seen,
             alerts=self.alerts.to_state(),
-            arrays=pack(arrays | {"last_mv": position.last_mv, "invalid_run": position.invalid_run}),
+            arrays=pack(arrays | {"last_mv": position.hold.last_mv, "invalid_run": position.hold.absent}),
         )
 
     def restore(self, snapshot: Snapshot, now_s: float) -> None:
@@ -214,8 +223,7 @@ class DeviceStream:
             position = Position(
                 layout=snapshot.layout,
                 expected=snapshot.expected,
-                last_mv=arrays["last_mv"].astype(np.float64),
-                invalid_run=arrays["invalid_run"].astype(np.int64),
+                hold=_restored_hold(arrays, len(snapshot.layout.leads)),
                 time_index=snapshot.time_index,
                 time_ns=snapshot.time_ns,
             )
@@ -250,6 +258,13 @@ class DeviceStream:
         if votes.shape != expected or not np.isfinite(votes).all():
             raise ValueError(f"the votes have the shape {votes.shape} instead of {expected}, or are no numbers")
         return RestoredModel(state, hops_seen, votes)
+
+
+def _restored_hold(arrays: Arrays, leads: int) -> Hold:
+    last_mv, absent = arrays["last_mv"].astype(np.float64), arrays["invalid_run"].astype(np.int64)
+    if not last_mv.shape == absent.shape == (leads,):
+        raise ValueError("what its leads were last worth is of other leads")
+    return Hold(last_mv, absent)
 
 
 def _with_prefix(arrays: Arrays, prefix: str) -> dict[str, NDArray[np.generic]]:

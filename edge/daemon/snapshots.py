@@ -22,7 +22,7 @@ from edge.stream.wire import Layout
 
 MODEL_PREFIX = "model."
 MAX_ARRAY_BYTES = 16 * 1024 * 1024
-DTypeName = Literal["float32", "float64", "int64", "bool"]
+DTypeName = Literal["float32", "float64", "int64", "uint8", "bool"]
 DTYPE_NAMES: dict[np.dtype[Any], DTypeName] = {np.dtype(name): name for name in get_args(DTypeName)}
 """NumPy takes microseconds to find out what a type is called."""
 

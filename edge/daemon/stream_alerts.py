@@ -15,7 +15,7 @@ from edge.monitor.engine import HopScore
 from edge.monitor.path import Hop
 from edge.runtime.manifest import Manifest
 from edge.signal.quality import QualityReport, assessor_for
-from edge.stream.assembler import Reset
+from edge.stream.runs import Reset
 
 
 class StreamAlerts:

@@ -23,7 +23,8 @@ from edge.daemon.stream_alerts import StreamAlerts
 from edge.errors import PayloadError, StorageError
 from edge.runtime.base import Runtime
 from edge.runtime.manifest import Manifest
-from edge.stream.assembler import AssemblerCounters, AssemblerLimits, Reset
+from edge.stream.assembler import AssemblerCounters, AssemblerLimits
+from edge.stream.runs import Reset
 
 POLL_S = 0.25
 """How often streams that miss a chunk are asked whether it is overdue."""

@@ -11,8 +11,9 @@ from edge.monitor.engine import HopScore, ModelStream, score_hops
 from edge.monitor.path import Hop, StreamPath
 from edge.runtime.base import Runtime
 from edge.runtime.manifest import Manifest
-from edge.signal.leads import STANDARD_LEADS
-from edge.stream.assembler import Reset, Run, hold_last_good
+from edge.signal.leads import STANDARD_LEADS, is_wanted
+from edge.stream.assembler import AssemblerLimits
+from edge.stream.runs import Hold, Reset, runs_of
 
 FloatArray = NDArray[np.float64]
 
@@ -39,11 +40,14 @@ def score_recordings(
 
 
 def hops_of(manifest: Manifest, samples_mv: FloatArray, rate_hz: int, leads: tuple[str, ...]) -> list[Hop]:
-    """Cut one recording into hops as a live stream would be."""
-    invalid = np.isnan(samples_mv)
-    nothing = np.zeros(samples_mv.shape[1])
-    filled, _ = hold_last_good(samples_mv, invalid, nothing, nothing.astype(np.int64))
-    return StreamPath(manifest, rate_hz, leads).push(Run(0, filled, invalid, Reset.START))
+    """Cut one recording into hops as a live stream would be: it starts afresh where a lead was away for long."""
+    path, hold = StreamPath(manifest, rate_hz, leads), Hold.of_nothing(len(leads))
+    invalid = np.isnan(samples_mv).astype(np.uint8)
+    if not len(samples_mv):
+        return []
+    hold.start(invalid[0])
+    limit, watched = AssemblerLimits().gap_bridge_s * rate_hz, is_wanted(leads, tuple(manifest.leads))
+    return [hop for run in runs_of(0, samples_mv, invalid, hold, limit, watched, Reset.START) for hop in path.push(run)]
 
 
 def _score_batch(

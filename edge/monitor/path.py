@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 
 from edge.runtime.manifest import Manifest
 from edge.signal.frontend import Float32Array, FloatArray, Frontend
+from edge.signal.invalid import InvalidArray
 from edge.signal.leads import LeadMap
-from edge.stream.assembler import Reset, Run
-
-BoolArray = NDArray[np.bool_]
+from edge.stream.runs import Reset, Run
 
 RESETS = tuple(Reset)
 """Saved by their place in this order, which so must not change but at its end."""
@@ -22,7 +21,7 @@ class Hop(msgspec.Struct, frozen=True):
 
     frames: Float32Array  # (hop samples, leads) model input
     raw_mv: FloatArray  # (hop samples, leads) resampled, unfiltered
-    invalid: BoolArray  # (device samples of this hop, leads)
+    invalid: InvalidArray  # (device samples of this hop, leads)
     last_index: int
     """Index in the session of the newest device sample that went into this hop."""
     reset: Reset | None
@@ -43,9 +42,9 @@ class StreamPath:
         self._hop_samples = manifest.hop_samples
         self._rate_in_hz, self._rate_hz = rate_hz, manifest.signal.rate_hz
         self._device_leads = len(leads)
-        self._no_samples, self._none_invalid = np.empty((0, len(leads))), np.empty((0, len(leads)), dtype=bool)
+        self._no_samples, self._none_invalid = np.empty((0, len(leads))), np.empty((0, len(leads)), dtype=np.uint8)
         self._samples_mv: list[FloatArray] = []
-        self._invalid: list[BoolArray] = []
+        self._invalid: list[InvalidArray] = []
         self._reset: Reset | None = None
         self._begin(0, Reset.START)
 
@@ -74,7 +73,10 @@ class StreamPath:
 
         Raises ValueError when the samples that wait are not of these leads.
         """
-        samples_mv, invalid = np.array(state["samples_mv"], dtype=np.float64), np.array(state["invalid"], dtype=bool)
+        samples_mv, invalid = (
+            np.array(state["samples_mv"], dtype=np.float64),
+            np.array(state["invalid"], dtype=np.uint8),
+        )
         if samples_mv.shape != (len(samples_mv), self._device_leads) or invalid.shape != samples_mv.shape:
             raise ValueError("the samples that wait are of other leads")
         prefix = "frontend."
@@ -98,8 +100,8 @@ class StreamPath:
         """Return the index of the newest device sample in the hops-th hop since the start."""
         return self._start + (hops * self._hop_samples - 1) * self._rate_in_hz // self._rate_hz
 
-    def _joined(self) -> tuple[FloatArray, BoolArray]:
-        """Return the samples that wait, (device samples, leads) in the device's order, and which are invalid."""
+    def _joined(self) -> tuple[FloatArray, InvalidArray]:
+        """Return the samples that wait, (device samples, leads) in the device's order, and what is wrong with them."""
         if not self._samples_mv:
             return self._no_samples, self._none_invalid
         return np.concatenate(self._samples_mv), np.concatenate(self._invalid)
@@ -117,7 +119,7 @@ class StreamPath:
         self._invalid = [invalid[begin:].copy()] if rest else []
         return hops
 
-    def _hop(self, samples_mv: FloatArray, invalid: BoolArray) -> Hop:
+    def _hop(self, samples_mv: FloatArray, invalid: InvalidArray) -> Hop:
         produced = self._frontend.process(self._lead_map.select(samples_mv))
         self._hops += 1
         self._cut_at += len(samples_mv)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.signal import kernel
+from edge.signal.invalid import MISSING, InvalidArray
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -30,9 +31,9 @@ class Issue(IntFlag):
 
     NONE = 0
     LEAD_OFF = 1
-    """The device says the electrode is off, or marks most of this lead's samples, but not of all leads', invalid."""
+    """The device says the electrode is off, or marks most of this lead's samples invalid."""
     MISSING = 2
-    """Most samples of all leads are missing: a bridged gap."""
+    """A good part of the samples never came: a bridged gap."""
     FLAT = 4
     SATURATED = 8
     NOISE = 16
@@ -44,7 +45,9 @@ class QualityLimits:
     """Where good ends. Lengths in time, amplitudes in millivolts."""
 
     invalid_share: float = 0.5
-    """A lead with at least this share of invalid samples is off, or missing when all leads are."""
+    """A lead with at least this share of invalid samples is off."""
+    missing_share: float = 0.2
+    """A hop with at least this share of samples that never came has a gap."""
     flat_mv: float = 0.010
     """A lead that stays within this range is flat: it happens in three records of PTB-XL, where a lead is dead."""
     plateau_s: float = 0.06
@@ -72,7 +75,10 @@ class LeadFindings(NamedTuple):
     codes: CodeArray  # (leads,) the issues of each lead, but for EINTHOVEN
     invalid_shares: FloatArray  # (leads,) invalid samples, by the device or because they are not finite
     contradiction: bool
-    """Whether limb leads whose samples are all valid break Einthoven's law or Goldberger's definitions."""
+    """Whether limb leads whose samples are all valid break Einthoven's law or Goldberger's definitions.
+
+    Of others it cannot be told: a value held for one sample of a QRS complex breaks it as swapped electrodes do.
+    """
 
 
 class LeadJudge:
@@ -92,16 +98,16 @@ class LeadJudge:
         self.limb_leads: BoolArray = (self.relations != 0).any(axis=0)  # (leads,)
         self._none_off = np.zeros(len(leads), dtype=bool)
         self._packed = np.array(
-            [limits.invalid_share, limits.flat_mv, limits.plateau_mv, limits.plateau_far_mv, bottom_mv, top_mv,
-             limits.noise_mv, MAD_TO_SIGMA, limits.drift_mv, limits.range_mv, limits.einthoven_mv,
+            [limits.invalid_share, limits.missing_share, limits.flat_mv, limits.plateau_mv, limits.plateau_far_mv,
+             bottom_mv, top_mv, limits.noise_mv, MAD_TO_SIGMA, limits.drift_mv, limits.range_mv, limits.einthoven_mv,
              limits.einthoven_share, self.plateau_samples]
         )  # fmt: skip
 
-    def judge(self, raw_mv: FloatArray, invalid: BoolArray, lead_off: BoolArray | None) -> LeadFindings | None:
+    def judge(self, raw_mv: FloatArray, invalid: InvalidArray, lead_off: BoolArray | None) -> LeadFindings | None:
         """Return what is wrong with a hop, None when nothing is.
 
-        raw_mv: (samples, leads), at least 8 samples. invalid: (any number of samples, leads), at the device's rate.
-        lead_off: (leads,).
+        raw_mv: (samples, leads), at least 8 samples, where some are invalid the last valid one's. invalid: (any number
+        of samples, leads), at the device's rate: see `edge.signal.invalid`. lead_off: (leads,).
         """
         count, leads = raw_mv.shape
         if count < MIN_HOP_SAMPLES:
@@ -117,23 +123,28 @@ class LeadJudge:
         )  # fmt: skip
         return LeadFindings(codes, shares, verdict == 2) if verdict else None
 
-    def judge_numpy(self, raw_mv: FloatArray, invalid: BoolArray, lead_off: BoolArray) -> LeadFindings | None:
+    def judge_numpy(self, raw_mv: FloatArray, invalid: InvalidArray, lead_off: BoolArray) -> LeadFindings | None:
         """Do what `judge` does, without the kernel."""
         traces_mv = np.ascontiguousarray(raw_mv.T)  # (leads, samples)
-        shares = _invalid_shares(traces_mv, invalid)
-        lost = shares >= self.limits.invalid_share
-        codes = np.where(lost | lead_off, Issue.LEAD_OFF, Issue.NONE).astype(np.int32)
-        judged = (shares == 0) & (codes == 0)
-        if lost.all() and not lead_off.any():
-            codes[:] = Issue.MISSING
+        finite = np.isfinite(traces_mv)
+        marked, missing = _shares(invalid, len(traces_mv))
+        shares = np.maximum(marked, 1 - finite.mean(axis=1))
+        has_gap = bool((missing >= self.limits.missing_share).all())
+        received = shares - missing if has_gap else shares
+        codes = np.where((received >= self.limits.invalid_share) | lead_off, Issue.LEAD_OFF, Issue.NONE).astype(
+            np.int32
+        )
+        if has_gap:
+            codes |= Issue.MISSING
+        judged = (codes == 0) & finite.all(axis=1)
         traces_mv[~judged] = 0.0
         codes[judged] = self._faults(traces_mv)[judged]
-        contradiction = self._contradicts(traces_mv, judged)
+        contradiction = self._contradicts(traces_mv, judged & (shares == 0))
         wrong = contradiction or codes.any() or shares.any()
         return LeadFindings(codes, shares, contradiction) if wrong else None
 
     def _faults(self, traces_mv: FloatArray) -> CodeArray:
-        """Return what is wrong with leads (leads, samples) whose samples are all valid."""
+        """Return what is wrong with the traces of leads, (leads, samples)."""
         limits = self.limits
         lowest_mv, highest_mv = traces_mv.min(axis=1), traces_mv.max(axis=1)
         range_mv = highest_mv - lowest_mv
@@ -184,12 +195,11 @@ def limb_relations(leads: Sequence[str]) -> FloatArray:
     return np.array(rows, dtype=np.float64).reshape(len(known), len(leads))
 
 
-def _invalid_shares(traces_mv: FloatArray, invalid: BoolArray) -> FloatArray:
-    """Return the share of invalid or non-finite samples of each lead, (leads,)."""
-    share = invalid.mean(axis=0) if invalid.any() else np.zeros(len(traces_mv))
-    if np.isfinite(traces_mv.sum()):
-        return share
-    return np.asarray(np.maximum(share, 1 - np.isfinite(traces_mv).mean(axis=1)))
+def _shares(invalid: InvalidArray, leads: int) -> tuple[FloatArray, FloatArray]:
+    """Return which shares of each lead's samples are invalid, missing ones included, and missing: (leads,) each."""
+    if not invalid.any():
+        return np.zeros(leads), np.zeros(leads)
+    return (invalid != 0).mean(axis=0), (invalid == MISSING).mean(axis=0)
 
 
 def _noise_mv(traces_mv: FloatArray) -> FloatArray:

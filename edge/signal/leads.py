@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -23,6 +24,12 @@ def canonical_lead(name: str) -> str:
     """Return the standard spelling of a lead name; an unknown name comes back stripped, otherwise as it is."""
     stripped = name.strip()
     return _CANONICAL.get(stripped.casefold(), stripped)
+
+
+@lru_cache(maxsize=256)
+def is_wanted(given: tuple[str, ...], wanted: tuple[str, ...]) -> NDArray[np.bool_]:
+    """Tell for each of the given lead names, in any letter case, whether it is a wanted one: (given leads,)."""
+    return np.array([canonical_lead(name) in wanted for name in given], dtype=bool)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from edge.signal.invalid import InvalidArray
 from edge.signal.lead_quality import BoolArray, FloatArray, Issue, LeadFindings, LeadJudge, QualityLimits
 
 __all__ = ["Issue", "QualityAssessor", "QualityLimits", "QualityReport"]
@@ -55,11 +56,12 @@ class QualityAssessor:
         self._judge = LeadJudge(leads, rate_hz, self.limits, full_scale_mv)
         self._sound = QualityReport(1.0, Issue.NONE, (Issue.NONE,) * len(leads))
 
-    def assess(self, raw_mv: FloatArray, invalid: BoolArray, lead_off: BoolArray | None = None) -> QualityReport:
+    def assess(self, raw_mv: FloatArray, invalid: InvalidArray, lead_off: BoolArray | None = None) -> QualityReport:
         """Judge one hop.
 
-        raw_mv: (samples, leads), at least 8 samples. invalid: (any number of samples, leads), at the device's rate, its
-        leads in the model's order. lead_off: (leads,). A sample that is not finite counts as invalid.
+        raw_mv: (samples, leads), at least 8 samples, where some are invalid the last valid one's. invalid: (any number
+        of samples, leads), at the device's rate, its leads in the model's order: see `edge.signal.invalid`.
+        lead_off: (leads,). A sample that is not finite counts as invalid.
         """
         findings = self._judge.judge(raw_mv, invalid, lead_off)
         return self._sound if findings is None else self._report(findings)

@@ -6,47 +6,28 @@ Time is passed in, so the assembler can be tested without waiting.
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from dataclasses import dataclass, field
-from enum import Enum
+from typing import NamedTuple
 
-import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from edge.stream.wire import MAX_TIME_NS, Chunk, Layout, to_millivolts
+from edge.signal.invalid import MISSING
+from edge.signal.leads import is_wanted
+from edge.stream.runs import Hold, Reset, Run, received, runs_of
+from edge.stream.wire import MAX_TIME_NS, Chunk, Layout
 
 MAX_PENDING_CHUNKS = 64
+MAX_PENDING_S = 120.0
 FAR_JUMP_S = 60.0
 REMEMBERED_SESSIONS = 8
-
-
-class Reset(str, Enum):
-    """Why carried state must not go on."""
-
-    START = "start"
-    SESSION = "session"
-    LAYOUT = "layout"
-    GAP = "gap"
-    REWIND = "rewind"
-    LEAD_RECOVERY = "lead_recovery"
-    OVERLOAD = "overload"
-
-
-class Run(msgspec.Struct, frozen=True):
-    """Consecutive samples, all (samples, leads) in the device's rate and lead order; nothing in them is NaN."""
-
-    index: int
-    samples_mv: NDArray[np.float64]
-    invalid: NDArray[np.bool_]
-    reset: Reset | None = None
-    """Set when state must start afresh at the first of these samples."""
-
-    @property
-    def end(self) -> int:
-        """Index one past the last sample."""
-        return self.index + len(self.samples_mv)
+LATER_NS = 1_000_000_000
+"""An index that comes again with a time so much later is a new beginning; with less it is a copy."""
+RETURN_S = 5.0
+"""For so long a device sends what is known or of an ended session, at the pace of a live stream: then it is one."""
+RETURN_PACE = 2.0
+"""That pace: at most so many times as fast or as slow. What is sent again from a buffer is faster, or stands still."""
+NS_PER_S = 1_000_000_000
 
 
 @dataclass
@@ -89,21 +70,37 @@ class Position:
 
     layout: Layout
     expected: int
-    last_mv: NDArray[np.float64]  # (leads,) last good value of each lead
-    invalid_run: NDArray[np.int64]  # (leads,) invalid samples since then
+    hold: Hold
     time_index: int = 0
     time_ns: int | None = None
     abandoned: int | None = None
     """Where the stream stood before a far jump, in case the jump was one bad index."""
 
-    def __post_init__(self) -> None:
-        self.all_valid = not self.invalid_run.any()
-        """Whether the newest sample of every lead was valid: asked for with every chunk."""
-
     @property
     def rate_hz(self) -> int:
         """Sampling rate of the device."""
         return self.layout.rate_hz
+
+    def expected_ns(self, index: int) -> int | None:
+        """Return the time of a sample by the latest chunk that carried one, None before there is one."""
+        if self.time_ns is None:
+            return None
+        return self.time_ns + (index - self.time_index) * NS_PER_S // self.rate_hz
+
+
+class _Held(NamedTuple):
+    """A chunk that waits for a missing one before it."""
+
+    chunk: Chunk
+    arrived_s: float
+
+
+class _Return(NamedTuple):
+    """Where chunks began that are all of no use, of one session."""
+
+    session: str
+    first_index: int
+    since_s: float
 
 
 @dataclass
@@ -112,20 +109,28 @@ class Assembler:
 
     limits: AssemblerLimits = field(default_factory=AssemblerLimits)
     counters: AssemblerCounters = field(default_factory=AssemblerCounters)
+    wanted: tuple[str, ...] = ()
+    """Standard names of the leads whose return after an absence matters; none named, of all."""
     position: Position | None = None
     past_sessions: deque[str] = field(default_factory=lambda: deque(maxlen=REMEMBERED_SESSIONS))
-    _pending: dict[int, Chunk] = field(default_factory=dict)
+    _pending: dict[int, _Held] = field(default_factory=dict)
     _hole_since_s: float | None = None
+    _return: _Return | None = None
 
     @property
     def held(self) -> list[Chunk]:
         """Chunks that wait for a missing one before them, in order."""
-        return [self._pending[index] for index in sorted(self._pending)]
+        return [self._pending[index].chunk for index in sorted(self._pending)]
 
     @property
     def waits(self) -> bool:
         """Whether a chunk is missing."""
         return self._hole_since_s is not None
+
+    @property
+    def ignores(self) -> bool:
+        """Whether the last chunk was of no use: known already, or of an ended session."""
+        return self._return is not None
 
     @property
     def deadline_s(self) -> float | None:
@@ -135,16 +140,18 @@ class Assembler:
     def push(self, chunk: Chunk, now_s: float) -> list[Run]:
         """Take a chunk as it arrives."""
         self.counters.chunks += 1
-        if chunk.session in self.past_sessions:
-            self.counters.stale += 1
-            return []
-        reset = self._needs_new_position(chunk)
+        stale = chunk.session in self.past_sessions
+        reset = None if stale else self._needs_new_position(chunk)
         if reset is not None:
             return self._begin(chunk, reset)
         assert self.position is not None
-        if chunk.end <= self.position.expected:
-            self.counters.duplicates += 1
+        if stale or chunk.end <= self.position.expected:
+            if self._has_returned(chunk, now_s):
+                return self._begin(chunk, Reset.SESSION if stale else Reset.REWIND)
+            self.counters.stale += stale
+            self.counters.duplicates += not stale
             return []
+        self._return = None
         if chunk.index > self.position.expected:
             return self._hold(chunk, now_s)
         return self._accept(chunk) + self._release(now_s)
@@ -161,11 +168,8 @@ class Assembler:
 
         None before there is one, and for a sample centuries away, as a wrong index makes it.
         """
-        position = self.position
-        if position is None or position.time_ns is None:
-            return None
-        time_ns = position.time_ns + (index - position.time_index) * 1_000_000_000 // position.rate_hz
-        return time_ns if 0 <= time_ns <= MAX_TIME_NS else None
+        time_ns = None if self.position is None else self.position.expected_ns(index)
+        return time_ns if time_ns is not None and 0 <= time_ns <= MAX_TIME_NS else None
 
     def _needs_new_position(self, chunk: Chunk) -> Reset | None:
         position = self.position
@@ -173,59 +177,88 @@ class Assembler:
             return Reset.START
         if chunk.session != position.layout.session:
             return Reset.SESSION
-        if chunk.layout != position.layout:
-            return Reset.LAYOUT
         if chunk.end > position.expected:
-            return None
+            return None if chunk.layout == position.layout else Reset.LAYOUT
+        expected_ns = position.expected_ns(chunk.index)
+        if chunk.time_ns is not None and expected_ns is not None:
+            return Reset.REWIND if chunk.time_ns - expected_ns > LATER_NS else None
         if position.abandoned is not None and 0 <= chunk.index - position.abandoned <= FAR_JUMP_S * chunk.rate_hz:
             return Reset.REWIND
-        newer = chunk.time_ns is not None and position.time_ns is not None and chunk.time_ns > position.time_ns
-        return Reset.REWIND if newer else None
+        return None
+
+    def _has_returned(self, chunk: Chunk, now_s: float) -> bool:
+        """Tell whether a device has gone back for good, to an ended session or to an earlier index.
+
+        It has when nothing of use has come for a while and what did goes on as a live stream does. Then the patient is
+        there, and nobody would look after them.
+        """
+        if self._return is None or self._return.session != chunk.session:
+            self._return = _Return(chunk.session, chunk.index, now_s)
+        waited_s = now_s - self._return.since_s
+        moved_s = (chunk.index - self._return.first_index) / chunk.rate_hz
+        return waited_s >= RETURN_S and waited_s / RETURN_PACE <= moved_s <= waited_s * RETURN_PACE
 
     def _begin(self, chunk: Chunk, reset: Reset) -> list[Run]:
         if self.position is not None and reset is Reset.SESSION:
+            if chunk.session in self.past_sessions:
+                self.past_sessions.remove(chunk.session)
             self.past_sessions.append(self.position.layout.session)
         self._pending.clear()
-        self._hole_since_s = None
-        leads = len(chunk.leads)
-        self.position = Position(chunk.layout, chunk.index, np.zeros(leads), np.zeros(leads, dtype=np.int64))
+        self._hole_since_s = self._return = None
+        self.position = Position(chunk.layout, chunk.index, Hold.of_nothing(len(chunk.leads)))
         return self._accept(chunk, reset)
 
     def _hold(self, chunk: Chunk, now_s: float) -> list[Run]:
         if chunk.index in self._pending:
             self.counters.duplicates += 1
             return []
-        self._pending[chunk.index] = chunk
-        if self._hole_since_s is None:
-            self._hole_since_s = now_s
-        return self._skip_hole(now_s) if len(self._pending) > MAX_PENDING_CHUNKS else []
+        self._pending[chunk.index] = _Held(chunk, now_s)
+        held_s = sum(len(held.chunk.samples) for held in self._pending.values()) / chunk.rate_hz
+        if len(self._pending) > MAX_PENDING_CHUNKS or held_s > MAX_PENDING_S:
+            return self._skip_hole(now_s)
+        self._hole_since_s = self._waits_since_s(now_s if self._hole_since_s is None else self._hole_since_s)
+        return []
+
+    def _waits_since_s(self, otherwise_s: float) -> float | None:
+        """Return since when the first hole is known, by what came from behind it.
+
+        Of a long one that says little, for its index may be wrong: `otherwise_s` then.
+        """
+        if not self._pending:
+            return None
+        assert self.position is not None
+        first = min(self._pending)
+        is_long = first - self.position.expected > self.limits.gap_bridge_s * self.position.rate_hz
+        return otherwise_s if is_long else self._pending[first].arrived_s
 
     def _release(self, now_s: float) -> list[Run]:
-        """Accept held chunks that have become due; the wait for a remaining hole begins anew."""
+        """Accept held chunks that have become due; the wait for a long hole begins anew, as the stream goes on."""
         assert self.position is not None
         runs: list[Run] = []
         while self._pending:
             first = min(self._pending)
             if first > self.position.expected:
                 break
-            chunk = self._pending.pop(first)
+            chunk = self._pending.pop(first).chunk
             if chunk.end > self.position.expected:
                 self.counters.late += 1
                 runs += self._accept(chunk)
-        self._hole_since_s = now_s if self._pending else None
+        self._hole_since_s = self._waits_since_s(now_s)
         return runs
 
     def _skip_hole(self, now_s: float) -> list[Run]:
         """Bridge a short hole, or start afresh behind a long one."""
         position = self.position
         assert position is not None
-        chunk = self._pending.pop(min(self._pending))
+        chunk = self._pending.pop(min(self._pending)).chunk
         missing = chunk.index - position.expected
         if missing <= self.limits.gap_bridge_s * chunk.rate_hz:
             runs = [self._bridge(chunk, missing), *self._accept(chunk)]
         else:
             self.counters.lost_gaps += 1
             position.abandoned = position.expected if missing > FAR_JUMP_S * chunk.rate_hz else None
+            if position.abandoned is not None:
+                position.time_ns = None  # what it said may not hold on this side of a wrong index
             position.expected = chunk.index
             runs = self._accept(chunk, Reset.GAP)
         return runs + self._release(now_s)
@@ -234,15 +267,12 @@ class Assembler:
         """Fill a hole with straight lines from the last good values to the next chunk's first."""
         position = self.position
         assert position is not None
-        first_mv = to_millivolts(chunk)[0][0]
-        first_mv = np.where(np.isnan(first_mv), position.last_mv, first_mv)
-        steps = np.arange(1, missing + 1)[:, None] / (missing + 1)
-        filled = position.last_mv + steps * (first_mv - position.last_mv)
+        samples_mv, invalid, _ = received(chunk)
+        filled = position.hold.bridge(missing, samples_mv[0], invalid[0])
         self.counters.bridged_gaps += 1
         self.counters.bridged_samples += missing
-        run = Run(position.expected, filled, np.ones(filled.shape, dtype=bool))
+        run = Run(position.expected, filled, np.full(filled.shape, MISSING, dtype=np.uint8))
         position.expected += missing
-        position.last_mv = filled[-1].copy()
         return run
 
     def _accept(self, chunk: Chunk, reset: Reset | None = None) -> list[Run]:
@@ -250,59 +280,21 @@ class Assembler:
         position = self.position
         assert position is not None
         known = position.expected - chunk.index
-        self.counters.overlaps += known > 0
-        self.counters.resets += reset is not None
-        samples_mv, invalid, any_invalid = to_millivolts(chunk)
-        if chunk.flags.lead_off:
-            any_invalid = True
-            for lead in range(len(chunk.leads)):
-                if chunk.flags.lead_off >> lead & 1:
-                    invalid[:, lead] = True
+        samples_mv, invalid, any_invalid = received(chunk)
         samples_mv, invalid = samples_mv[known:], invalid[known:]
         if chunk.time_ns is not None:
             position.time_index, position.time_ns = chunk.index, chunk.time_ns
         start = position.expected
         position.expected = chunk.end
-        if not any_invalid and position.all_valid:
-            position.last_mv = samples_mv[-1].copy()
-            return [Run(start, samples_mv, invalid, reset)]
-        return self._fill(start, samples_mv, invalid, reset)
-
-    def _fill(
-        self, start: int, samples_mv: NDArray[np.float64], invalid: NDArray[np.bool_], reset: Reset | None
-    ) -> list[Run]:
-        """Hold the last good value over invalid samples and cut where a lead comes back after a long absence."""
-        position = self.position
-        assert position is not None
-        filled, runs_before = hold_last_good(samples_mv, invalid, position.last_mv, position.invalid_run)
-        limit = self.limits.gap_bridge_s * position.rate_hz
-        recovered = np.any((runs_before > limit) & ~invalid, axis=1)  # (samples,)
-        position.last_mv = filled[-1].copy()
-        position.invalid_run = np.where(invalid[-1], runs_before[-1] + 1, 0)
-        position.all_valid = not invalid[-1].any()
-        cuts = [0, *(int(at) for at in np.flatnonzero(recovered) if at > 0), len(filled)]
-        runs = []
-        for begin, end in itertools.pairwise(cuts):
-            why = Reset.LEAD_RECOVERY if recovered[begin] else None
-            self.counters.resets += why is not None
-            runs.append(Run(start + begin, filled[begin:end], invalid[begin:end], why if begin or why else reset))
+        if reset is not None:
+            position.hold.start(invalid[0])
+        if any_invalid or position.hold.any_absent:
+            limit = self.limits.gap_bridge_s * position.rate_hz
+            watched = is_wanted(chunk.leads, self.wanted) if self.wanted else None
+            runs = runs_of(start, samples_mv, invalid, position.hold, limit, watched, reset)
+        else:
+            position.hold.keep(samples_mv)
+            runs = [Run(start, samples_mv, invalid, reset)]
+        self.counters.overlaps += known > 0
+        self.counters.resets += sum(run.reset is not None for run in runs)
         return runs
-
-
-def hold_last_good(
-    samples_mv: NDArray[np.float64],
-    invalid: NDArray[np.bool_],
-    last_mv: NDArray[np.float64],
-    invalid_run: NDArray[np.int64],
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Replace invalid samples by the lead's last good value.
-
-    Returns (filled, runs_before), both (samples, leads); runs_before counts the invalid samples right before each.
-    """
-    count = len(samples_mv)
-    steps = np.arange(count)[:, None]
-    last_good = np.maximum.accumulate(np.where(invalid, -1, steps), axis=0)  # (samples, leads), -1: none yet
-    filled = np.where(last_good >= 0, np.take_along_axis(samples_mv, np.maximum(last_good, 0), axis=0), last_mv)
-    before = np.vstack([np.full((1, samples_mv.shape[1]), -1), last_good[:-1]])
-    runs_before = np.where(before >= 0, steps - 1 - before, steps + invalid_run)
-    return filled, runs_before

@@ -18,6 +18,7 @@ from edge.signal.resample import SUPPORTED_RATES_HZ
 from edge.stream.topics import KNOWN_TOPICS, check_identifier
 
 MAX_CHUNK_SECONDS = 60
+MAX_LEADS = 16
 MAX_INDEX = 2**53 - 1
 MAX_TIME_NS = 2**63 - 1
 INVALID_SAMPLE = -32768
@@ -30,7 +31,7 @@ Counter = Annotated[int, msgspec.Meta(ge=0, le=MAX_INDEX)]
 class Flags(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the device knows of its own signal."""
 
-    lead_off: Annotated[int, msgspec.Meta(ge=0, le=0xFFF)] = 0
+    lead_off: Annotated[int, msgspec.Meta(ge=0, le=2**MAX_LEADS - 1)] = 0
     """Bit k set: lead k of `leads` is off."""
     pacer: bool = False
     derived: bool = False
@@ -48,7 +49,7 @@ class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
     i: Counter
     t: Annotated[int, msgspec.Meta(ge=0, le=MAX_TIME_NS)] | None = None
     fs: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
-    leads: Annotated[list[LeadName], msgspec.Meta(min_length=1, max_length=16)]
+    leads: Annotated[list[LeadName], msgspec.Meta(min_length=1, max_length=MAX_LEADS)]
     unit: Literal["mV", "uV"] = "mV"
     gain: float = 1000.0
     baseline: Annotated[int, msgspec.Meta(ge=-32768, le=32767)] = 0
@@ -142,10 +143,10 @@ def encode_json(chunk: Chunk, nested: bool = False) -> bytes:
 
 
 class Millivolts(NamedTuple):
-    """A chunk's samples, both arrays (samples, leads); invalid samples are NaN in the first."""
+    """A chunk's samples, both arrays (samples, leads); invalid samples are NaN in the first, 1 in the second."""
 
     samples_mv: NDArray[np.float64]
-    invalid: NDArray[np.bool_]
+    invalid: NDArray[np.uint8]
     any_invalid: bool
 
 
@@ -155,11 +156,11 @@ def to_millivolts(chunk: Chunk) -> Millivolts:
     units_per_mv = _units_per_mv(chunk.gain, chunk.unit)
     library = kernel.library_for(leads)
     if library is not None:
-        samples_mv, invalid = np.empty(shape), np.empty(shape, dtype=bool)
+        samples_mv, invalid = np.empty(shape), np.empty(shape, dtype=np.uint8)
         lead_major = np.ascontiguousarray(chunk.samples.T)
         any_invalid = library.millivolts(lead_major, samples_mv, invalid, leads, count, chunk.baseline, units_per_mv)
         return Millivolts(samples_mv, invalid, any_invalid)
-    invalid = chunk.samples == INVALID_SAMPLE
+    invalid = (chunk.samples == INVALID_SAMPLE).astype(np.uint8)
     samples_mv = np.where(invalid, np.nan, (chunk.samples.astype(np.float64) - chunk.baseline) / units_per_mv)
     return Millivolts(samples_mv, invalid, bool(invalid.any()))
 

@@ -28,7 +28,7 @@ from edge.runtime.bundle import load_bundle
 from edge.runtime.manifest import Manifest
 from edge.runtime.select import open_runtime
 from edge.signal.leads import STANDARD_LEADS
-from edge.stream.assembler import Reset, Run
+from edge.stream.runs import Reset, Run
 from trainer.data import records_mv
 from trainer.metrics import figures
 from trainer.ptbxl import RATE_HZ, RECORD_SAMPLES, PtbXl, open_ptbxl

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.stream.assembler import Assembler, AssemblerLimits, Reset, Run
+from edge.signal.invalid import INVALID, MISSING
+from edge.stream.assembler import Assembler, AssemblerLimits
+from edge.stream.runs import Reset, Run
 from edge.stream.wire import MAX_INDEX, MAX_TIME_NS, Chunk, Flags
 
 RATE_HZ = 100
+SECOND_NS = 1_000_000_000
 LEADS = ("I", "II")
 SIGNAL = np.arange(1, 10_001, dtype=np.int16)[:, None] + np.array([[0, 10_000]], dtype=np.int16)
 
@@ -50,7 +55,7 @@ def test_a_late_chunk_is_waited_for_only_so_long():
     assert assembler.push(chunk(150, 200), 1.0) == []
     assert assembler.poll(1.49) == []
     bridged, after = assembler.poll(1.5)
-    assert bridged.invalid.all()
+    assert (bridged.invalid == MISSING).all()
     assert len(bridged.samples_mv) == 50
     assert np.allclose(bridged.samples_mv[:, 0], np.arange(101, 151))  # a straight line to the next sample
     assert after.reset is None
@@ -91,21 +96,89 @@ def test_an_impossible_index_is_ignored_while_the_stream_goes_on():
     assert values(runs) == SIGNAL[100:2000, 0].tolist()
 
 
-def test_a_new_session_starts_afresh_and_the_old_one_cannot_come_back():
+def test_a_new_session_starts_afresh_and_what_is_late_of_the_old_one_is_left_out():
     assembler = Assembler()
     assembler.push(chunk(0, 100), 0.0)
     (run,) = assembler.push(chunk(0, 50, session="s2"), 0.1)
     assert run.reset is Reset.SESSION
     assert assembler.push(chunk(100, 200), 0.2) == []
     assert assembler.counters.stale == 1
+    assert assembler.ignores
+
+
+def live(session: str, first: int, from_s: float, seconds: int, **fields) -> list[tuple[Chunk, float]]:
+    """Chunks of a second, in time, each with when it arrives."""
+    return [(chunk(first + 100 * k, first + 100 * k + 100, session, **fields), from_s + k) for k in range(seconds)]
+
+
+def pushed(assembler: Assembler, arriving: list[tuple[Chunk, float]]) -> list[Run]:
+    return [run for c, now_s in arriving for run in [*assembler.poll(now_s), *assembler.push(c, now_s)]]
+
+
+def test_one_stray_chunk_of_another_session_blinds_the_monitor_for_seconds_only():
+    assembler = Assembler()
+    pushed(assembler, live("s1", 0, 0.0, 10))
+    pushed(assembler, live("s2", 0, 9.5, 1))
+    runs = pushed(assembler, live("s1", 1000, 10.0, 20))
+    assert [run.reset for run in runs if run.reset] == [Reset.SESSION]
+    assert runs[0].index == 1500
+    assert runs[-1].end == 3000
+    assert not assembler.ignores
+    assert assembler.push(chunk(100, 200, "s2"), 31.0) == []  # now that one has ended
+
+
+def test_a_device_that_restarts_its_index_without_a_time_is_followed_before_long():
+    assembler = Assembler()
+    pushed(assembler, live("s1", 5000, 0.0, 30))
+    runs = pushed(assembler, live("s1", 0, 40.0, 20))
+    assert [run.reset for run in runs if run.reset] == [Reset.REWIND]
+    assert (runs[0].index, runs[-1].end) == (500, 2000)
+
+
+@pytest.mark.parametrize(
+    "arriving",
+    [
+        pytest.param([(chunk(2900, 3000), 30.0 + k) for k in range(60)], id="the last one, over and over"),
+        pytest.param([(chunk(100 * k, 100 * k + 100), 30.0 + k / 5) for k in range(30)], id="a buffer, quickly"),
+        pytest.param([(chunk(20 * k, 20 * k + 20), 30.0 + k) for k in range(60)], id="a buffer, slowly"),
+        pytest.param(
+            [(chunk(100 * k, 100 * k + 100, f"old{k % 2}"), 30.0 + k) for k in range(20)], id="two ended sessions"
+        ),
+    ],
+)
+def test_what_a_device_repeats_is_no_stream(arriving):
+    assembler = Assembler(past_sessions=deque(["old0", "old1"]))
+    pushed(assembler, live("s1", 0, 0.0, 30))
+    assert pushed(assembler, arriving) == []
+    assert assembler.ignores
 
 
 def test_a_device_that_restarts_its_index_with_a_later_time_is_followed():
     assembler = Assembler()
-    assembler.push(chunk(5000, 5100, time_ns=1_000), 0.0)
-    assert assembler.push(chunk(0, 100, time_ns=1_000), 0.1) == []
-    (run,) = assembler.push(chunk(100, 200, time_ns=2_000), 0.2)
+    assembler.push(chunk(5000, 5100, time_ns=100 * SECOND_NS), 0.0)
+    assert assembler.push(chunk(5000, 5100, time_ns=100 * SECOND_NS), 0.1) == []
+    (run,) = assembler.push(chunk(0, 100, time_ns=101 * SECOND_NS), 0.2)
     assert run.reset is Reset.REWIND
+
+
+def test_a_copy_with_its_own_time_is_a_copy_even_if_the_chunk_before_it_had_an_earlier_one():
+    assembler = Assembler()
+    assembler.push(chunk(0, 100, time_ns=100 * SECOND_NS), 0.0)
+    assert assembler.push(chunk(50, 100, time_ns=100 * SECOND_NS + SECOND_NS // 2), 0.1) == []
+    assert assembler.counters.duplicates == 1
+
+
+def test_what_was_kept_during_an_outage_and_comes_between_new_chunks_does_not_turn_the_stream_back():
+    assembler = Assembler()
+    stamped = [c for c, _ in live("s1", 0, 0.0, 100)]
+    stamped = [chunk(c.index, c.end, time_ns=(1000 + c.index // 100) * SECOND_NS) for c in stamped]
+    arriving = [(c, float(k)) for k, c in enumerate(stamped[:10])]
+    for k in range(15):  # seconds 10 to 84 were not sent; 85 on are live, and one of the others comes after each
+        arriving += [(stamped[85 + k], 85.0 + k), (stamped[10 + k], 85.5 + k)]
+    runs = pushed(assembler, arriving) + assembler.poll(200.0)
+    assert [run.reset for run in runs if run.reset] == [Reset.START, Reset.GAP]
+    assert runs[-1].end == 10_000
+    assert assembler.counters.duplicates > 10
 
 
 def test_a_changed_gain_within_a_session_starts_afresh():
@@ -114,6 +187,7 @@ def test_a_changed_gain_within_a_session_starts_afresh():
     changed = Chunk("s1", 1, 100, None, RATE_HZ, LEADS, SIGNAL[100:200], gain=2.0)
     (run,) = assembler.push(changed, 0.1)
     assert run.reset is Reset.LAYOUT
+    assert assembler.push(chunk(50, 100), 0.2) == []  # late, of the gain before
 
 
 def test_invalid_samples_hold_the_last_good_value():
@@ -121,7 +195,7 @@ def test_invalid_samples_hold_the_last_good_value():
     samples[2:4, 0] = -32768
     (run,) = Assembler().push(chunk(0, 6, samples=samples), 0.0)
     assert run.samples_mv[:, 0].tolist() == [1, 2, 2, 2, 5, 6]
-    assert run.invalid[:, 0].tolist() == [False, False, True, True, False, False]
+    assert run.invalid[:, 0].tolist() == [0, 0, INVALID, INVALID, 0, 0]
     assert not np.isnan(run.samples_mv).any()
 
 
@@ -142,8 +216,70 @@ def test_a_lead_that_returns_after_a_long_absence_starts_afresh_at_that_very_sam
 
 def test_the_lead_off_mask_counts_as_invalid():
     (run,) = Assembler().push(chunk(0, 10, flags=Flags(lead_off=0b10)), 0.0)
-    assert run.invalid[:, 1].all()
+    assert (run.invalid[:, 1] == INVALID).all()
     assert not run.invalid[:, 0].any()
+
+
+def test_only_the_return_of_a_lead_that_is_wanted_starts_afresh():
+    samples = SIGNAL[:1000].copy()
+    samples[200:600, 1] = -32768
+    for wanted, restarts in ((("I",), []), (("II",), [600]), ((), [600])):
+        runs = Assembler(wanted=wanted).push(chunk(0, 1000, samples=samples), 0.0)
+        assert [run.index for run in runs if run.reset is Reset.LEAD_RECOVERY] == restarts
+
+
+@given(seconds=st.floats(0.01, 3.0))
+def test_a_lead_that_is_not_there_at_the_start_starts_the_stream_afresh_when_it_comes(seconds):
+    away = round(seconds * RATE_HZ)
+    samples = SIGNAL[:400].copy()
+    samples[:away, 1] = -32768
+    first, then = Assembler().push(chunk(0, 400, samples=samples), 0.0)
+    assert (first.reset, then.reset, then.index) == (Reset.START, Reset.LEAD_RECOVERY, away)
+
+
+def test_a_gap_is_told_as_one_though_a_lead_was_off_before_it():
+    assembler = Assembler()
+    assembler.push(chunk(0, 100), 0.0)
+    assembler.push(chunk(100, 400, flags=Flags(lead_off=0b10)), 0.0)
+    assembler.push(chunk(900, 1000), 0.0)
+    (run,) = assembler.poll(1.0)
+    assert run.reset is Reset.GAP
+    assert assembler.counters.resets == 2
+
+
+@pytest.mark.parametrize(("missing", "reset"), [(160, None), (161, Reset.LEAD_RECOVERY)])
+def test_a_lead_that_is_off_on_both_sides_of_a_hole_was_off_in_it(missing, reset):
+    assembler = Assembler(AssemblerLimits(gap_bridge_s=2.0))
+    assembler.push(chunk(0, 100), 0.0)
+    assembler.push(chunk(100, 120, flags=Flags(lead_off=0b10)), 0.0)
+    behind = 120 + missing
+    assembler.push(chunk(behind, behind + 20, flags=Flags(lead_off=0b10)), 0.0)
+    assembler.poll(1.0)
+    (run,) = assembler.push(chunk(behind + 20, behind + 100), 1.0)
+    assert run.reset is reset
+
+
+def test_a_hole_is_bridged_to_nothing_that_a_lead_says_while_it_is_off():
+    railed = SIGNAL[100:200].copy()
+    railed[:, 1] = 32767
+    assembler = Assembler()
+    assembler.push(chunk(0, 50), 0.0)
+    assembler.push(chunk(100, 200, samples=railed, flags=Flags(lead_off=0b10)), 0.0)
+    bridged, after = assembler.poll(1.0)
+    assert np.unique(np.vstack([bridged.samples_mv, after.samples_mv])[:, 1]).tolist() == [SIGNAL[49, 1]]
+
+
+def test_a_hole_is_waited_for_from_when_it_shows_however_many_there_are():
+    assembler = Assembler(AssemblerLimits(reorder_wait_s=0.5))
+    came, delays = {}, []
+    for k in range(1000):
+        now_s = k * 0.04
+        for run in assembler.poll(now_s):
+            delays += [now_s - came[i] for i in range(run.index, run.end, 4) if i in came]
+        if k % 7 and k % 11:
+            came[4 * k] = now_s
+            delays += [now_s - came[run.index] for run in assembler.push(chunk(4 * k, 4 * k + 4), now_s)]
+    assert max(delays) <= 0.5 + 0.041
 
 
 def test_time_follows_the_index():
@@ -167,3 +303,12 @@ def test_memory_stays_bounded_when_the_first_chunk_never_comes():
     for k in range(2, 500):
         assembler.push(chunk(10 * k, 10 * k + 10), 0.0)
     assert len(assembler._pending) <= 64
+
+
+def test_memory_stays_bounded_however_long_the_chunks_that_wait():
+    minute = np.zeros((6000, 2), dtype=np.int16)
+    assembler = Assembler()
+    assembler.push(chunk(0, 10), 0.0)
+    for k in range(1, 60):
+        assembler.push(chunk(10_000 * k, 10_000 * k + 6000, samples=minute), 0.0)
+    assert sum(len(held.samples) for held in assembler.held) <= 120 * RATE_HZ

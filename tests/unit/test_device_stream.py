@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.alerts.events import Model
+from edge.alerts.events import Model, State
 from edge.daemon.alert_settings import alert_policy
 from edge.daemon.config import AlertsConfig
 from edge.daemon.device_stream import DeviceStream
@@ -23,7 +23,10 @@ from edge.errors import LeadsError, StorageError
 from edge.monitor.engine import score_hops
 from edge.runtime.bundle import load_bundle
 from edge.runtime.select import open_runtime
-from edge.stream.assembler import AssemblerLimits, Reset
+from edge.signal.leads import STANDARD_LEADS
+from edge.stream.assembler import AssemblerLimits
+from edge.stream.runs import Reset
+from edge.stream.wire import Flags
 from tests.ecg import chunks_of, patient
 from tests.reference import offline_scores, shipped_runtime
 from tests.tiny_bundle import tiny_bundle
@@ -206,6 +209,65 @@ def test_a_full_queue_drops_the_oldest_hops_and_starts_afresh_behind_them():
     assert stream.resets == [Reset.START, Reset.OVERLOAD, Reset.OVERLOAD]
 
 
+def test_a_chunk_longer_than_the_queue_loses_nothing_of_itself():
+    stream = make_stream(backlog_hops=3)
+    for number, chunk in enumerate(chunks_of(patient(24, seed=22), sizes=1200)):
+        stream.receive(chunk, 12.0 * number)
+        assert len(stream.waiting) == 12
+        assert stream.dropped_samples == 1200 * number  # the chunk before was not scored in time
+    assert stream.resets == [Reset.START, Reset.OVERLOAD]
+
+
+def test_what_is_known_already_is_no_sign_of_life():
+    stream = make_stream()
+    feed(stream, chunks_of(SAMPLES)[:3], now_s=1.0)
+    feed(stream, chunks_of(SAMPLES)[:1], now_s=2.0)
+    feed(stream, chunks_of(SAMPLES, session="s2")[:1], now_s=3.0)
+    feed(stream, chunks_of(SAMPLES)[3:4], now_s=4.0)
+    assert stream.last_arrival_s == 3.0
+
+
+def test_a_chunk_that_is_held_is_something_to_save():
+    stream = make_stream()
+    feed(stream, chunks_of(SAMPLES)[:1])
+    stream.changed = False
+    feed(stream, chunks_of(SAMPLES)[2:3])
+    assert stream.changed
+
+
+def raised(stream, chunks):
+    """Play chunks and return the codes of all alerts that are raised."""
+    for chunk in chunks:
+        stream.receive(chunk, 0.0)
+        stream.poll(0.0)
+    codes = set()
+    model = stream.join_model(shipped_runtime())
+    while stream.waiting:
+        entry = stream.waiting.popleft()
+        (score,) = score_hops(shipped_runtime(), [model], [entry.hop])
+        events, _ = stream.alerts.step(entry.moment(0, 1.0), entry.hop, score)
+        codes |= {event.code for event in events if event.state is State.RAISED}
+    return codes
+
+
+def test_a_cable_that_is_off_is_told_as_that_and_missing_chunks_as_a_gap():
+    chunks = chunks_of(SAMPLES)
+    off = [msgspec.structs.replace(chunk, flags=Flags(lead_off=0xFFF)) for chunk in chunks[4:]]
+    assert raised(make_stream(), chunks[:4] + off) == {"lead_off"}
+    railed = [msgspec.structs.replace(chunk, samples=np.full_like(chunk.samples, -32768)) for chunk in chunks[4:]]
+    assert raised(make_stream(), chunks[:4] + railed) == {"lead_off"}
+    fifths = [chunk for k, chunk in enumerate(chunks_of(SAMPLES, sizes=20)) if k % 5 not in (1, 3)]
+    assert raised(make_stream(reorder_wait_s=0.0), fifths) == {"gap"}
+
+
+def test_a_lead_the_model_does_not_use_may_come_and_go():
+    samples = np.column_stack([SAMPLES, SAMPLES[:, :1]])
+    samples[200:500, 12] = samples[700:1000, 12] = -32768
+    stream = make_stream()
+    feed(stream, chunks_of(samples, leads=(*STANDARD_LEADS, "RESP")))
+    assert stream.resets == [Reset.START]
+
+
 def test_hops_that_wait_keep_their_session_when_the_stream_has_moved_on():
     stream = make_stream()
     feed(stream, [*chunks_of(SAMPLES)[:2], *chunks_of(SAMPLES, session="s2")[:1]])
@@ -227,7 +289,7 @@ def test_leads_that_do_not_fit_make_the_stream_unfit_until_they_do():
 def test_changed_limits_hold_from_the_next_chunk_on():
     stream = make_stream(backlog_hops=100, reorder_wait_s=9.0)
     feed(stream, chunks_of(SAMPLES)[:6])
-    stream.adopt(AssemblerLimits(gap_bridge_s=0.0, reorder_wait_s=0.0), backlog_hops=2)
+    stream.adopt(AssemblerLimits(gap_bridge_s=0.1, reorder_wait_s=0.0), backlog_hops=2)
     feed(stream, chunks_of(SAMPLES)[7:8])
     stream.poll(0.0)
     assert [entry.hop.last_index for entry in stream.waiting] == [599, 799]

@@ -20,7 +20,7 @@ from edge.runtime.base import Float32Array
 from edge.runtime.bundle import load_bundle
 from edge.signal.frontend import process_records
 from edge.signal.leads import STANDARD_LEADS
-from edge.stream.assembler import Reset, Run
+from edge.stream.runs import Reset, Run
 from tests.ecg import millivolts, patient
 from tests.reference import shipped_runtime
 from trainer.checkpoint import model_from_bundle

@@ -14,7 +14,8 @@ from edge.replay.perturb import Network, with_gain, with_lead_off, with_mains, w
 from edge.replay.records import Recording
 from edge.signal.leads import STANDARD_LEADS
 from edge.signal.quality import Issue, QualityAssessor
-from edge.stream.assembler import Assembler, AssemblerLimits, Reset
+from edge.stream.assembler import Assembler, AssemblerLimits
+from edge.stream.runs import Reset
 
 BEGUN_NS = 1_700_000_000_000_000_000
 RATE_HZ = 100

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.signal import kernel
+from edge.signal.invalid import INVALID, MISSING
 from edge.signal.lead_quality import LeadJudge, QualityLimits
 from edge.signal.leads import STANDARD_LEADS
 from edge.signal.quality import Issue, QualityAssessor
@@ -17,7 +18,7 @@ from edge.signal.resample import CausalResampler
 from trainer.filters import synthetic_beats
 
 RATE_HZ = 100
-VALID = np.zeros((RATE_HZ, 12), dtype=bool)
+VALID = np.zeros((RATE_HZ, 12), dtype=np.uint8)
 
 
 def twelve_leads(seconds: float = 1.0, noise_uv: float = 3.0, rate_hz: int = RATE_HZ) -> np.ndarray:
@@ -87,23 +88,58 @@ def test_a_lead_that_is_off_is_named_and_not_called_flat_as_well():
 
 
 def test_a_lead_of_mostly_invalid_samples_is_off_whatever_the_rate_they_are_counted_at():
-    invalid = np.zeros((500, 12), dtype=bool)
-    invalid[:300, lead("III")] = True
+    invalid = np.zeros((500, 12), dtype=np.uint8)
+    invalid[:300, lead("III")] = INVALID
     assert leads_with(assess(twelve_leads(), invalid), Issue.LEAD_OFF) == {"III"}
 
 
 def test_a_bridged_gap_is_missing_and_not_twelve_leads_off():
-    report = assess(twelve_leads(), np.ones((RATE_HZ, 12), dtype=bool))
+    report = assess(twelve_leads(), np.full((RATE_HZ, 12), MISSING, dtype=np.uint8))
     assert report.issues == Issue.MISSING
     assert report.score == 0.0
 
 
+@pytest.mark.parametrize(("lost", "good"), [(19, True), (20, False), (49, False)])
+def test_a_gap_in_a_part_of_a_hop_is_told_from_a_fifth_of_it_on(lost, good):
+    invalid = VALID.copy()
+    invalid[:lost] = MISSING
+    report = assess(twelve_leads(), invalid)
+    assert report.issues == (Issue.NONE if good else Issue.MISSING)
+    assert report.score == (pytest.approx(1 - lost / 100) if good else 0.0)
+
+
+def test_all_leads_off_are_leads_off_and_no_gap():
+    assert assess(twelve_leads(), np.full((RATE_HZ, 12), INVALID, dtype=np.uint8)).issues == Issue.LEAD_OFF
+
+
+def test_a_lead_that_is_off_beside_a_gap_is_told_too():
+    invalid = VALID.copy()
+    invalid[:30] = MISSING
+    invalid[30:, lead("V1")] = INVALID
+    report = assess(twelve_leads(), invalid)
+    assert report.issues == Issue.MISSING | Issue.LEAD_OFF
+    assert leads_with(report, Issue.LEAD_OFF) == {"V1"}
+
+
 def test_a_few_invalid_samples_lower_the_score_but_leave_the_hop_usable():
     invalid = VALID.copy()
-    invalid[10:20] = True
+    invalid[10:20] = INVALID
     report = assess(twelve_leads(), invalid)
     assert report.good
     assert report.score == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("issue", [Issue.FLAT, Issue.SATURATED, Issue.NOISE])
+def test_invalid_samples_excuse_no_lead_from_being_judged(issue):
+    samples, invalid = twelve_leads(), VALID.copy()
+    if issue is Issue.FLAT:
+        samples[:] = 0.3
+    elif issue is Issue.SATURATED:
+        samples[40:60] = 5.0
+    else:
+        samples += np.random.default_rng(0).normal(0, 1.5, samples.shape)
+    invalid[7] = INVALID
+    assert assess(samples, invalid).issues & issue
 
 
 def test_samples_that_are_not_numbers_count_as_invalid():
@@ -252,16 +288,18 @@ def faulty(samples_mv, fault, at):
 @given(
     done=st.lists(st.tuples(st.sampled_from(["still", "noise", "drift", "scale", "missing"]), st.integers(0, 3000))),
     marked=st.lists(st.integers(0, 2399), max_size=200),
+    missing=st.integers(0, 200),
     off=st.lists(st.integers(0, 11), max_size=2),
     full_scale_mv=st.none() | st.floats(0.5, 5.0).map(lambda end: (-end, end)),
 )
-def test_the_verdict_is_the_same_in_c_and_in_numpy(done, marked, off, full_scale_mv):
+def test_the_verdict_is_the_same_in_c_and_in_numpy(done, marked, missing, off, full_scale_mv):
     assert kernel.library() is not None
     samples = twelve_leads()
     for fault, at in done:
         samples = faulty(samples, fault, at)
-    invalid, lead_off = np.zeros((200, 12), dtype=bool), np.zeros(12, dtype=bool)
-    invalid.reshape(-1)[marked] = True
+    invalid, lead_off = np.zeros((200, 12), dtype=np.uint8), np.zeros(12, dtype=bool)
+    invalid.reshape(-1)[marked] = INVALID
+    invalid[:missing] = MISSING
     lead_off[off] = True
     judge = LeadJudge(STANDARD_LEADS, RATE_HZ, QualityLimits(), full_scale_mv)
     compiled, reference = judge.judge(samples, invalid, lead_off), judge.judge_numpy(samples, invalid, lead_off)

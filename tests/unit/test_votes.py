@@ -27,7 +27,7 @@ from edge.runtime.onnx import OnnxRuntime
 from edge.runtime.select import open_runtime
 from edge.signal.frontend import process_records
 from edge.signal.leads import STANDARD_LEADS
-from edge.stream.assembler import Reset, Run
+from edge.stream.runs import Reset, Run
 from export.signals import synthetic_signals
 from export.verify import verify
 from tests.ecg import millivolts, patient

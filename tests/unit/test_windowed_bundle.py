@@ -25,7 +25,7 @@ from edge.runtime.select import RUNTIMES, open_or_fall_back, open_runtime
 from edge.runtime.windowed import WINDOWS_AT_ONCE, WindowedRuntime
 from edge.signal.frontend import process_records
 from edge.signal.leads import STANDARD_LEADS
-from edge.stream.assembler import Reset, Run
+from edge.stream.runs import Reset, Run
 from export.bundle import graphs_of, write_bundle
 from export.cli import main as export
 from export.signals import synthetic_signals

@@ -98,7 +98,7 @@ def test_the_full_scale_is_what_sixteen_bits_can_state():
         (json_with(x=[[0] * 6001] * 2), "too-long"),
         (json_with(s="../etc"), "session"),
         (json_with(s="S 1"), "session"),
-        (json_with(flags={"lead_off": 1 << 12}), "fields"),
+        (json_with(flags={"lead_off": 1 << 16}), "fields"),
     ],
 )
 def test_a_bad_payload_is_refused_with_its_reason(payload, reason):

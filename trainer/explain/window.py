@@ -13,7 +13,7 @@ from edge.errors import RecordError
 from edge.replay.records import Recording
 from edge.signal.frontend import Frontend
 from edge.signal.leads import LeadMap
-from edge.stream.assembler import hold_last_good
+from edge.stream.runs import hold_last_good
 from trainer.explain.subject import Subject
 from trainer.model import EcgMamba, State
 from trainer.votes import logits_after

@@ -29,7 +29,8 @@ from edge.runtime.base import Runtime
 from edge.runtime.manifest import Manifest
 from edge.signal.leads import STANDARD_LEADS
 from edge.signal.quality import QualityAssessor
-from edge.stream.assembler import Assembler, Run
+from edge.stream.assembler import Assembler
+from edge.stream.runs import Run
 from trainer.data import records_mv
 from trainer.ptbxl import RATE_HZ, PtbXl
 from trainer.streams.play import BATCH_STREAMS, RECORD_S, OnProgress, OpenStreams, advance, nobody

@@ -28,7 +28,7 @@ from edge.runtime.base import Runtime
 from edge.runtime.bundle import Bundle
 from edge.runtime.manifest import Manifest
 from edge.signal.leads import STANDARD_LEADS
-from edge.stream.assembler import Reset, Run
+from edge.stream.runs import Reset, Run
 from trainer.data import records_mv
 from trainer.ptbxl import RATE_HZ, RECORD_SAMPLES, PtbXl
 
@@ -79,7 +79,7 @@ class Tape:
         if self._level_mv is not None and self._joins == "matched":
             record_mv = record_mv + (self._level_mv - record_mv[:LEVEL_SAMPLES].mean(axis=0))
         self._level_mv = record_mv[-LEVEL_SAMPLES:].mean(axis=0)
-        run = Run(self._index, record_mv, np.zeros(record_mv.shape, dtype=bool), Reset.START if first else None)
+        run = Run(self._index, record_mv, np.zeros(record_mv.shape, dtype=np.uint8), Reset.START if first else None)
         self._index = run.end
         return self._path.push(run)
 

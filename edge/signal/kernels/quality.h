@@ -8,11 +8,13 @@
 #include <math.h>
 
 typedef struct { /* as packed by edge/signal/lead_quality.py */
-    double invalid_share, flat_mv, plateau_mv, plateau_far_mv, bottom_mv, top_mv, noise_mv, mad_to_sigma, drift_mv,
-        range_mv, einthoven_mv, einthoven_share, plateau_samples;
+    double invalid_share, missing_share, flat_mv, plateau_mv, plateau_far_mv, bottom_mv, top_mv, noise_mv, mad_to_sigma,
+        drift_mv, range_mv, einthoven_mv, einthoven_share, plateau_samples;
 } Limits;
 
 enum { STANDARD_LEADS = 12 };
+
+enum { MISSING_SAMPLE = 2 };
 
 enum { LEAD_OFF = 1, MISSING = 2, FLAT = 4, SATURATED = 8, NOISE = 16 };
 
@@ -62,7 +64,7 @@ static int has_plateau(const double *samples, long long count, long long leads, 
     return 0;
 }
 
-/* What is wrong with one lead whose samples are all valid. */
+/* What is wrong with one lead's trace. */
 static int32_t faults(const double *samples, long long count, long long leads, double low, double high, double calm,
                       const Limits *limits, double *room)
 {
@@ -82,7 +84,7 @@ static int32_t faults(const double *samples, long long count, long long leads, d
 
 /* Whether the limb leads whose samples are valid contradict each other; relations is (rows, leads). */
 static int contradicts(const double *relations, long long rows, const double *samples, long long count, long long leads,
-                       const uint8_t *judged, const double *low, const double *high, const Limits *limits)
+                       const uint8_t *valid, const double *low, const double *high, const Limits *limits)
 {
     double missed_mv = 0.0, range_mv = 0.0;
     for (long long row = 0; row < rows; row++) {
@@ -93,7 +95,7 @@ static int contradicts(const double *relations, long long rows, const double *sa
             if (relations[row * leads + lead] == 0.0) continue;
             weights[terms] = relations[row * leads + lead];
             of[terms++] = lead;
-            known &= judged[lead];
+            known &= valid[lead];
         }
         for (long long k = 0; known && k < count; k++) {
             double sum = 0.0;
@@ -104,7 +106,7 @@ static int contradicts(const double *relations, long long rows, const double *sa
     if (missed_mv <= limits->einthoven_mv) return 0;
     for (long long lead = 0; lead < leads; lead++)
         for (long long row = 0; row < rows; row++)
-            if (relations[row * leads + lead] != 0.0 && judged[lead] && high[lead] - low[lead] > range_mv)
+            if (relations[row * leads + lead] != 0.0 && valid[lead] && high[lead] - low[lead] > range_mv)
                 range_mv = high[lead] - low[lead];
     return missed_mv > limits->einthoven_mv + limits->einthoven_share * range_mv;
 }
@@ -141,32 +143,32 @@ static int judge_hop(const double *samples, const uint8_t *invalid, const uint8_
                      long long leads, long long rows, double *room)
 {
     double low[MAX_LEADS], high[MAX_LEADS], lost[MAX_LEADS], calm[MAX_LEADS];
-    long long marked[MAX_LEADS] = {0};
-    uint8_t judged[MAX_LEADS];
-    int all_lost = 1, any_off = 0, wrong = 0;
+    long long marked[MAX_LEADS] = {0}, missing[MAX_LEADS] = {0};
+    uint8_t valid[MAX_LEADS];
+    int has_gap = received > 0, wrong = 0;
     if (leads == STANDARD_LEADS) /* the usual number, known to the compiler */
         measure(samples, count, STANDARD_LEADS, limits, low, high, lost, calm);
     else
         measure(samples, count, leads, limits, low, high, lost, calm);
     for (long long k = 0; k < received; k++)
-        for (long long lead = 0; lead < leads; lead++) marked[lead] += invalid[k * leads + lead] != 0;
+        for (long long lead = 0; lead < leads; lead++) {
+            marked[lead] += invalid[k * leads + lead] != 0;
+            missing[lead] += invalid[k * leads + lead] == MISSING_SAMPLE;
+        }
+    for (long long lead = 0; lead < leads; lead++)
+        has_gap &= (double)missing[lead] / (double)received >= limits->missing_share;
     for (long long lead = 0; lead < leads; lead++) {
         const double share = received ? (double)marked[lead] / (double)received : 0.0;
         const double unknown = 1.0 - ((double)count - lost[lead]) / (double)count;
         shares[lead] = lost[lead] != 0.0 && unknown > share ? unknown : share;
-        const int is_lost = shares[lead] >= limits->invalid_share;
-        codes[lead] = is_lost || lead_off[lead] ? LEAD_OFF : 0;
-        judged[lead] = shares[lead] == 0.0 && codes[lead] == 0;
-        all_lost &= is_lost;
-        any_off |= lead_off[lead];
-    }
-    for (long long lead = 0; lead < leads; lead++) {
-        if (all_lost && !any_off) codes[lead] = MISSING;
-        if (judged[lead])
+        const double came = has_gap ? shares[lead] - (double)missing[lead] / (double)received : shares[lead];
+        codes[lead] = (came >= limits->invalid_share || lead_off[lead] ? LEAD_OFF : 0) | (has_gap ? MISSING : 0);
+        valid[lead] = shares[lead] == 0.0 && codes[lead] == 0;
+        if (codes[lead] == 0 && lost[lead] == 0.0)
             codes[lead] = faults(samples + lead, count, leads, low[lead], high[lead], calm[lead], limits, room);
         wrong |= codes[lead] != 0 || shares[lead] != 0.0;
     }
-    if (contradicts(relations, rows, samples, count, leads, judged, low, high, limits)) return 2;
+    if (contradicts(relations, rows, samples, count, leads, valid, low, high, limits)) return 2;
     return wrong;
 }
 

@@ -150,7 +150,7 @@ def decode(payload: bytes) -> AlertEvent:
     """Read an event; raises PayloadError."""
     try:
         return _decoder.decode(payload)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError) as error:  # bytes that are no text are a ValueError
         raise PayloadError("alert", str(error)) from None
 
 

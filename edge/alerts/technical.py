@@ -127,6 +127,10 @@ class TechnicalAlerts:
         """The last event of every open condition."""
         return {code: track.last for code, track in self._tracks.items() if track.last is not None}
 
+    def adopt(self, update_every_s: float, expires_s: float) -> None:
+        """Follow changed settings from the next look on."""
+        self._update_every_s, self._expires_s = update_every_s, expires_s
+
     def restore(self, conditions: Iterable[AlertEvent]) -> list[AlertEvent]:
         """Go on with conditions that were open before a restart; return clears of those no longer known."""
         known = {code.value: code for code in TechnicalCode}

@@ -66,6 +66,10 @@ class DeviceStream:
     """True while it waits for its turn: see `Registry.enqueue`."""
     changed: bool = False
     """True when there is something a snapshot does not yet hold."""
+    chunk_s: float = 0.0
+    """How long the last chunk was: no more is to be heard for as long. 0 before the first."""
+    left_at: Moment | None = None
+    """Where it stood before a restart, if that is all that is known of it."""
     unfit: LeadsError | SignalError | None = None
     dropped_samples: int = 0
     resets: list[Reset] = field(default_factory=list)
@@ -108,6 +112,7 @@ class DeviceStream:
         runs = self.assembler.push(chunk, now_s)
         if not self.assembler.ignores:
             self.last_arrival_s, self.changed = now_s, True
+            self.chunk_s = len(chunk.samples) / chunk.rate_hz
         self._take(runs, now_s)
 
     def poll(self, now_s: float) -> None:
@@ -126,10 +131,13 @@ class DeviceStream:
         return self.model
 
     def moment(self, now_ns: int) -> Moment | None:
-        """Return where this stream stands at its newest sample, for the alerts; None before it has begun."""
+        """Return where this stream stands at its newest sample, for the alerts.
+
+        Before its first one that is where it was left, None if nothing is known of it.
+        """
         position = self.assembler.position
         if position is None:
-            return None
+            return None if self.left_at is None else msgspec.structs.replace(self.left_at, now_ns=now_ns)
         index = max(0, position.expected - 1)
         time_ns = self.assembler.time_ns_of(index)
         return Moment(position.layout.session, index, position.rate_hz, time_ns, now_ns)
@@ -212,14 +220,22 @@ class DeviceStream:
             arrays=pack(arrays | {"last_mv": position.hold.last_mv, "invalid_run": position.hold.absent}),
         )
 
+    def remember(self, snapshot: Snapshot) -> None:
+        """Take from a snapshot that cannot be gone on from where its stream stood, so that its silence is noticed."""
+        layout, index = snapshot.layout, max(0, snapshot.expected - 1)
+        position = Position(layout, snapshot.expected, Hold.of_nothing(0), snapshot.time_index, snapshot.time_ns)
+        self.left_at = Moment(layout.session, index, layout.rate_hz, position.expected_ns(index), snapshot.saved_at_ns)
+
     def restore(self, snapshot: Snapshot, now_s: float) -> None:
         """Go on where a snapshot stands; raises StorageError, with nothing changed, when it does not fit this model."""
-        arrays = unpack(snapshot.arrays)
         try:
+            arrays = unpack(snapshot.arrays)
             restored = self._restored_model(arrays, snapshot.hops_seen)
             held = [decode(payload) for payload in snapshot.held]
             path = StreamPath(self.manifest, snapshot.layout.rate_hz, snapshot.layout.leads)
             path.load(_with_prefix(arrays, "path."))
+            if path.end != snapshot.expected:
+                raise ValueError(f"its samples end at {path.end} and it expects {snapshot.expected}")
             position = Position(
                 layout=snapshot.layout,
                 expected=snapshot.expected,
@@ -227,7 +243,7 @@ class DeviceStream:
                 time_index=snapshot.time_index,
                 time_ns=snapshot.time_ns,
             )
-        except (KeyError, ValueError, SignalError, PayloadError) as error:
+        except (ValueError, TypeError, LookupError, ArithmeticError, SignalError, PayloadError) as error:
             raise StorageError(f"the snapshot of {self.device} cannot be used: {error}") from None
         self.alerts.from_state(snapshot.alerts)
         self.alerts.expect(snapshot.layout.full_scale_mv)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
 import ssl
+from collections.abc import Sequence
+from threading import Thread
 from typing import Any
 
 from edge.daemon.transport import BrokerSettings, TlsSettings
 from edge.errors import TransportError
 
+_Found = Sequence[tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]]
 _Address = tuple[socket.AddressFamily, int, Any]  # family, protocol number, address of that family
 
 
@@ -61,15 +65,34 @@ def tls_context(tls: TlsSettings) -> ssl.SSLContext:
 
 
 async def _resolve(host: str, port: int, deadline: float) -> list[_Address]:
+    """Look a name up in a thread that nobody waits for: no cancellation reaches it, and it must not hold up an end."""
     loop = asyncio.get_running_loop()
-    lookup = loop.run_in_executor(None, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-    try:
-        done, _ = await asyncio.wait([lookup], timeout=max(0.0, deadline - loop.time()))
-    finally:
-        lookup.cancel()  # nothing, if it is done; else its late result is nobody's
-    if not done:
+    answer: asyncio.Future[_Found | OSError] = loop.create_future()
+    Thread(target=_look_up, args=(host, port, loop, answer), name="resolve", daemon=True).start()
+    await asyncio.wait([answer], timeout=max(0.0, deadline - loop.time()))
+    if not answer.done():
         raise socket.gaierror(socket.EAI_AGAIN, "the name server does not answer")
-    return [(family, proto, address) for family, _, proto, _, address in lookup.result()]
+    found = answer.result()
+    if isinstance(found, OSError):
+        raise found
+    return [(family, proto, address) for family, _, proto, _, address in found]
+
+
+def _look_up(
+    host: str, port: int, loop: asyncio.AbstractEventLoop, answer: asyncio.Future[_Found | OSError]
+) -> None:  # fmt: skip
+    found: _Found | OSError
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        found = error
+    with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+        loop.call_soon_threadsafe(_settle, answer, found)
+
+
+def _settle(answer: asyncio.Future[_Found | OSError], found: _Found | OSError) -> None:
+    if not answer.done():
+        answer.set_result(found)
 
 
 async def _first_that_answers(

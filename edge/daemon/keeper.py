@@ -45,7 +45,8 @@ class Keeper:
         self._store, self._disk, self._clock, self._metrics = store, disk, clock, metrics
         self._on_released = on_released
         self._saving = asyncio.Lock()
-        self._model_hash = runtime.bundle.manifest.model_hash
+        self.model_hash = runtime.bundle.manifest.model_hash
+        """What snapshots are kept by: the state of another model says nothing to this one."""
 
     async def run(self, interval_s: float) -> None:
         """Save what changed, again and again, until cancelled; with many streams less often than at the interval."""
@@ -83,21 +84,20 @@ class Keeper:
             log.warning("snapshot_not_removed", device=device, problem=str(error))
 
     async def restore(self, max_age_s: float) -> list[Snapshot]:
-        """Return the snapshots young enough and of this very model."""
+        """Return the snapshots young enough, of whatever model."""
         oldest_ns = self._clock.utc_ns() - round(max_age_s * 1e9)
         try:
-            found = await self._disk.call(self._store.read, oldest_ns)
+            return await self._disk.call(self._store.read, oldest_ns)
         except StorageError as error:
             log.warning("snapshots_not_read", problem=str(error))
             return []
-        return [snapshot for snapshot in found if snapshot.model_hash == self._model_hash]
 
     async def _save(self, streams: Sequence[DeviceStream]) -> int:
         now_ns = self._clock.utc_ns()
         taken = [
             (stream, snapshot) for stream in streams
             if self._registry.get(stream.device) is stream  # not given up meanwhile
-            and (snapshot := stream.snapshot(self._model_hash, now_ns)) is not None
+            and (snapshot := stream.snapshot(self.model_hash, now_ns)) is not None
         ]  # fmt: skip
         if not taken:
             return 0

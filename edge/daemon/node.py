@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,11 +28,12 @@ from edge.daemon.paho_transport import PahoTransport
 from edge.daemon.pipeline import Pipeline
 from edge.daemon.registry import Registry
 from edge.daemon.snapshots import SnapshotStore
+from edge.daemon.state_dir import lock_state_dir
 from edge.daemon.streams import StreamFactory, StreamKeeper
 from edge.daemon.systemd import Notifier, Watchdog, watchdog_interval_s
 from edge.daemon.transport import ConnectionState, Message, Subscription, Will
 from edge.daemon.workers import Worker
-from edge.errors import StorageError, TransportError
+from edge.errors import TransportError
 from edge.runtime.bundle import load_bundle
 from edge.runtime.select import open_or_fall_back
 from edge.stream.topics import WAVE_FILTER, dead_topic, node_status_topic
@@ -59,7 +59,7 @@ class Node:
         self._bundle = load_bundle(config.model.bundle)
         self._runtime = open_or_fall_back(self._bundle, config.model.runtime, config.model.threads)
         self._policy = alert_policy(config.alerts, self._bundle.manifest)
-        _make_state_dir(config.node.state_dir)
+        self._state_lock = lock_state_dir(config.node.state_dir)
         self._alert_store = AlertStore(config.node.state_dir / ALERTS_NAME)
         self._snapshot_store = SnapshotStore(config.node.state_dir / SNAPSHOTS_NAME)
         self._broker = broker_settings(config)
@@ -195,11 +195,12 @@ class Node:
 
     async def _restore(self) -> int:
         self._factory.remember(await self._disk.call(self._alert_store.open_conditions))
-        return await self._streams.restore(await self._keeper.restore(self.config.streams.evict_after_s))
+        snapshots = await self._keeper.restore(self.config.streams.evict_after_s)
+        return await self._streams.restore(snapshots, self._keeper.model_hash)
 
     async def _drain(self) -> None:
         """Score what has come, save every stream, deliver what waits, say goodbye: as far as the deadline allows."""
-        self._draining = True
+        self._draining, self._streams.listening = True, False
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + DRAIN_DEADLINE_S
         self._pipeline.wake()
@@ -219,6 +220,7 @@ class Node:
         self._snapshot_disk.close()
         self._alert_store.close()
         self._snapshot_store.close()
+        self._state_lock.close()
 
     def _bury(self, report: bytes) -> None:
         with contextlib.suppress(asyncio.QueueFull):
@@ -271,15 +273,6 @@ async def _cancel(tasks: list[asyncio.Task[object]]) -> None:
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
-
-
-def _make_state_dir(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"state directory {path}: {error.strerror}; set node.state_dir to a writable folder"
-        ) from None
 
 
 def _status(state: str) -> bytes:

@@ -6,6 +6,7 @@ A snapshot may be lost without harm (the stream warms up again), so writes are n
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from edge.stream.wire import Layout
 
 MODEL_PREFIX = "model."
 MAX_ARRAY_BYTES = 16 * 1024 * 1024
+CHECKSUM_BYTES = 4
 DTypeName = Literal["float32", "float64", "int64", "uint8", "bool"]
 DTYPE_NAMES: dict[np.dtype[Any], DTypeName] = {np.dtype(name): name for name in get_args(DTypeName)}
 """NumPy takes microseconds to find out what a type is called."""
@@ -102,7 +104,7 @@ class SnapshotStore:
 
     def write(self, snapshots: Iterable[Snapshot]) -> int:
         """Replace the rows of these devices, all or none; return how many bytes they are."""
-        rows = [(s.device, s.saved_at_ns, msgspec.msgpack.encode(s)) for s in snapshots]
+        rows = [(s.device, s.saved_at_ns, sealed(msgspec.msgpack.encode(s))) for s in snapshots]
         with self._errors_told():
             self._database.execute("BEGIN")
             try:
@@ -118,13 +120,15 @@ class SnapshotStore:
         """Return the snapshots worth restoring; older and unreadable ones are removed."""
         with self._errors_told():
             self._database.execute("DELETE FROM snapshot WHERE saved_at_ns < ?", (newer_than_ns,))
-            rows = self._database.execute("SELECT device, state FROM snapshot ORDER BY device").fetchall()
+            rows = self._database.execute("SELECT rowid, state FROM snapshot ORDER BY device").fetchall()
         read = []
-        for device, state in rows:
+        for row, state in rows:
             try:
-                read.append(msgspec.msgpack.decode(state, type=Snapshot))
-            except msgspec.MsgspecError:
-                self.remove(device)
+                read.append(msgspec.msgpack.decode(unsealed(state), type=Snapshot))
+            except (msgspec.MsgspecError, ValueError) as error:
+                log.warning("snapshot_damaged", problem=str(error))
+                with self._errors_told():
+                    self._database.execute("DELETE FROM snapshot WHERE rowid = ?", (row,))
         return read
 
     def remove(self, device: str) -> None:
@@ -144,6 +148,19 @@ class SnapshotStore:
             raise StorageError(
                 f"snapshots {self.path}: {error}; check the disk, or remove the file to start without them"
             ) from None
+
+
+def sealed(state: bytes) -> bytes:
+    """Put a checksum before the bytes: SQLite has none, and notices no bit that flips inside a value."""
+    return zlib.crc32(state).to_bytes(CHECKSUM_BYTES, "little") + state
+
+
+def unsealed(sealed: bytes) -> bytes:
+    """Return the bytes behind their checksum; raises ValueError when they are not what was written."""
+    state = sealed[CHECKSUM_BYTES:]
+    if zlib.crc32(state) != int.from_bytes(sealed[:CHECKSUM_BYTES], "little"):
+        raise ValueError("its bytes are not those that were written")
+    return state
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -53,6 +53,10 @@ class StreamAlerts:
         """Take what is known without a hop: silence, overload, unfit leads."""
         return self.technical.observe_stream(moment, present, elapsed_s)
 
+    def is_open(self, code: TechnicalCode) -> bool:
+        """Whether a technical condition stands."""
+        return code in self.technical.open
+
     def close_all(self, at: Point, reason: Reason) -> list[AlertEvent]:
         """End every open condition."""
         return [*self.classes.close_all(reason), *self.technical.close_all(at, reason)]
@@ -60,6 +64,7 @@ class StreamAlerts:
     def adopt(self, policy: AlertPolicy) -> None:
         """Follow a changed policy from the next hop on."""
         self.classes.policy = policy
+        self.technical.adopt(policy.update_every_s, policy.expires_s)
 
     def to_state(self) -> dict[str, object]:
         """Return the progress of class alerts for a snapshot; technical conditions begin anew."""

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import structlog
 
-from edge.alerts.events import AlertEvent, Model, Point, Reason, cleared
+from edge.alerts.events import AlertEvent, Model, Moment, Point, Reason, cleared
 from edge.alerts.policy import AlertPolicy
-from edge.alerts.technical import TechnicalCode
+from edge.alerts.technical import STREAM_CODES, TechnicalCode
 from edge.clock import Clock
 from edge.daemon.config import StreamsConfig
 from edge.daemon.device_stream import DeviceStream
@@ -30,6 +30,8 @@ POLL_S = 0.25
 """How often streams that miss a chunk are asked whether it is overdue."""
 LOOK_S = 1.0
 """How often all streams are looked at, unless silence shall be noticed sooner; of thousands it takes milliseconds."""
+CHUNKS_MISSED = 2
+"""A device of long chunks is silent when it could have sent so many."""
 STALL_S = 2 * POLL_S
 """A poll that comes so late says that the process stood still: what a stream waits for may be in the socket, unread."""
 
@@ -62,8 +64,13 @@ class StreamFactory:
     def make(self, device: str, now_s: float) -> DeviceStream:
         """Return a new stream."""
         alerts = StreamAlerts(device, self._node, self._model, self.policy, self._manifest)
-        self.cleared += alerts.restore(self._conditions.pop(device, []))
-        return DeviceStream(device, self._manifest, *self._limits(), alerts, last_arrival_s=now_s)
+        conditions = self._conditions.pop(device, [])
+        self.cleared += alerts.restore(conditions)
+        stream = DeviceStream(device, self._manifest, *self._limits(), alerts, last_arrival_s=now_s)
+        if conditions:
+            last, rate_hz = conditions[-1], self._manifest.signal.rate_hz
+            stream.left_at = Moment(last.session, last.at.i, rate_hz, last.at.t, 0)
+        return stream
 
     def give_up_remembered(self, device: str) -> None:
         """End the conditions of a device that gets no stream."""
@@ -92,6 +99,10 @@ class StreamKeeper:
         self.totals = AssemblerCounters()
         """Sums over all streams, those given up included, for metrics and health."""
         self.dropped_samples = 0
+        self.listening = True
+        """Whether chunks are taken: while they are not, silence says nothing."""
+        self._awake_since_s = clock.monotonic_s()
+        """Since when polls have come in time: what came during a stall is not a silence of the devices."""
 
     async def run(self, wake_pipeline: Callable[[], None]) -> None:
         """Poll until cancelled; tells the pipeline when hops wait."""
@@ -101,6 +112,8 @@ class StreamKeeper:
             now_s = self._clock.monotonic_s()
             if now_s - polled_s <= STALL_S:
                 self._poll_incomplete(now_s)
+            else:
+                self._awake_since_s = now_s
             polled_s = now_s
             events: list[AlertEvent] = []
             if now_s - looked_s >= min(LOOK_S, self._factory.config.silent_after_s / 2):
@@ -132,7 +145,8 @@ class StreamKeeper:
             events += self._judge(stream, now_s, elapsed_s)
             if stream.assembler.counters.eventful or stream.dropped_samples:
                 self._count(stream)
-            if now_s - stream.last_arrival_s > self._factory.config.evict_after_s and not stream.in_flight:
+            kept_s = max(self._factory.config.evict_after_s, self._silent_after_s(stream))
+            if now_s - stream.last_arrival_s > kept_s and not stream.in_flight:
                 self._registry.remove(stream.device)
                 events += self.give_up(stream)
         self._metrics.streams.set(len(self._registry))
@@ -150,14 +164,19 @@ class StreamKeeper:
         moment = stream.moment(self._clock.utc_ns())
         return stream.alerts.close_all(Point(0) if moment is None else moment.point, Reason.EVICTED)
 
-    async def restore(self, snapshots: list[Snapshot]) -> int:
-        """Make the streams that were followed before; return how many go on where they stood."""
+    async def restore(self, snapshots: list[Snapshot], model_hash: str) -> int:
+        """Make the streams that were followed before; return how many go on where they stood.
+
+        Those of another model start afresh, but they are followed: a device that does not come back is silent.
+        """
         now_s, restored = self._clock.monotonic_s(), 0
         for snapshot in snapshots:
             try:
                 stream, _ = self._registry.find_or_add(snapshot.device, now_s)
-                stream.restore(snapshot, now_s)
-                restored += 1
+                stream.remember(snapshot)
+                if snapshot.model_hash == model_hash:
+                    stream.restore(snapshot, now_s)
+                    restored += 1
             except (PayloadError, StorageError) as error:  # no room since max_streams was lowered, or no fit
                 log.warning("snapshot_not_used", device=snapshot.device, problem=str(error))
         for device in self._factory.remembered_devices:
@@ -169,10 +188,12 @@ class StreamKeeper:
 
     def _judge(self, stream: DeviceStream, now_s: float, elapsed_s: float) -> list[AlertEvent]:
         present = set()
-        if now_s - stream.last_arrival_s > self._factory.config.silent_after_s:
+        if self._is_silent(stream, now_s):
             present.add(TechnicalCode.STREAM_SILENT)
         if stream.unfit is not None:
             present.add(TechnicalCode.UNFIT_LEADS)
+        if not stream.chunk_s:  # since a restart nothing has come that could have ended what was before it
+            present |= STREAM_CODES & stream.alerts.technical.open.keys()
         if Reset.OVERLOAD in stream.resets:
             present.add(TechnicalCode.OVERLOAD)
         if stream.resets:
@@ -181,6 +202,22 @@ class StreamKeeper:
             return []
         moment = stream.moment(self._clock.utc_ns())
         return [] if moment is None else stream.alerts.poll(moment, present, elapsed_s)
+
+    def _is_silent(self, stream: DeviceStream, now_s: float) -> bool:
+        """Tell whether nothing has come for too long, and not because nobody listened.
+
+        A silence that was told lasts until something comes.
+        """
+        after_s = self._silent_after_s(stream)
+        if now_s - stream.last_arrival_s <= after_s:
+            return False
+        if stream.alerts.is_open(TechnicalCode.STREAM_SILENT):
+            return True
+        return self.listening and now_s - self._awake_since_s > after_s
+
+    def _silent_after_s(self, stream: DeviceStream) -> float:
+        """Return how long nothing may come: longer of a device whose chunks are further apart."""
+        return max(self._factory.config.silent_after_s, CHUNKS_MISSED * stream.chunk_s)
 
     def _note_resets(self, stream: DeviceStream) -> None:
         for reset in stream.resets:

@@ -58,6 +58,11 @@ class StreamPath:
         self._waiting += len(run.samples_mv)
         return self._cut_all() if self._waiting >= self._needed() else []
 
+    @property
+    def end(self) -> int:
+        """Index one past the newest sample."""
+        return self._cut_at + self._waiting
+
     def save(self) -> dict[str, NDArray[np.generic]]:
         """Return all carried state as arrays."""
         samples_mv, invalid = self._joined()
@@ -71,7 +76,7 @@ class StreamPath:
     def load(self, state: dict[str, NDArray[np.generic]]) -> None:
         """Put back what `save` returned: the stream goes on as if nothing had happened.
 
-        Raises ValueError when the samples that wait are not of these leads.
+        Raises ValueError when the samples that wait are not of these leads, or the counters do not agree.
         """
         samples_mv, invalid = (
             np.array(state["samples_mv"], dtype=np.float64),
@@ -79,10 +84,15 @@ class StreamPath:
         )
         if samples_mv.shape != (len(samples_mv), self._device_leads) or invalid.shape != samples_mv.shape:
             raise ValueError("the samples that wait are of other leads")
+        start, cut_at, hops = (int(n) for n in state["counters"])
+        if min(start, hops) < 0 or cut_at != (self._last_index(hops, start) + 1 if hops else start):
+            raise ValueError(f"{hops} hops from sample {start} on do not end before sample {cut_at}")
+        if len(samples_mv) >= self._last_index(hops + 1, start) + 1 - cut_at:
+            raise ValueError(f"{len(samples_mv)} samples wait, which complete a hop")
         prefix = "frontend."
         self._frontend.load({name[len(prefix) :]: a for name, a in state.items() if name.startswith(prefix)})
         self._samples_mv, self._invalid, self._waiting = [samples_mv], [invalid], len(samples_mv)
-        self._start, self._cut_at, self._hops = (int(n) for n in state["counters"])
+        self._start, self._cut_at, self._hops = start, cut_at, hops
         self._reset = next((RESETS[int(n)] for n in state["reset"]), None)
 
     def _begin(self, index: int, reset: Reset) -> None:
@@ -94,11 +104,11 @@ class StreamPath:
 
     def _needed(self) -> int:
         """Return how many waiting device samples complete the next hop."""
-        return self._last_index(self._hops + 1) + 1 - self._cut_at
+        return self._last_index(self._hops + 1, self._start) + 1 - self._cut_at
 
-    def _last_index(self, hops: int) -> int:
+    def _last_index(self, hops: int, start: int) -> int:
         """Return the index of the newest device sample in the hops-th hop since the start."""
-        return self._start + (hops * self._hop_samples - 1) * self._rate_in_hz // self._rate_hz
+        return start + (hops * self._hop_samples - 1) * self._rate_in_hz // self._rate_hz
 
     def _joined(self) -> tuple[FloatArray, InvalidArray]:
         """Return the samples that wait, (device samples, leads) in the device's order, and what is wrong with them."""

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from edge.alerts.events import AlertEvent, State
-from edge.daemon.snapshots import Snapshot
+from edge.daemon.snapshots import Snapshot, unsealed
 from edge.runtime.bundle import load_bundle
 from edge.runtime.select import open_runtime
 from tests.daemon import Daemon, until
@@ -223,7 +223,7 @@ def _await_snapshot(daemon: Daemon, device: str, expected: int) -> None:
         with sqlite3.connect(daemon.directory / "state" / "snapshots.sqlite") as database:
             rows = database.execute("SELECT state FROM snapshot WHERE device = ?", (device,)).fetchall()
         database.close()
-        return any(msgspec.msgpack.decode(state, type=Snapshot).expected == expected for (state,) in rows)
+        return any(msgspec.msgpack.decode(unsealed(state), type=Snapshot).expected == expected for (state,) in rows)
 
     until(is_saved, f"a snapshot of {device} at {expected}")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge.alerts.events import Model, State
@@ -341,6 +341,33 @@ def test_a_row_that_cannot_be_read_is_removed(tmp_path: Path) -> None:
     assert database.execute("SELECT device FROM snapshot").fetchall() == [("b",)]
     database.close()
     store.close()
+
+
+@given(bit=st.integers(0, 10**9))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_one_flipped_bit_costs_one_snapshot_and_nothing_else(tmp_path: Path, bit: int) -> None:
+    path = tmp_path / "snapshots.sqlite"
+    store = SnapshotStore(path)
+    store.write([snapshot_of("a", 1), snapshot_of("b", 1)])
+    with sqlite3.connect(path) as database:
+        (state,) = database.execute("SELECT state FROM snapshot WHERE device = 'a'").fetchone()
+        flipped = bytearray(state)
+        flipped[bit // 8 % len(state)] ^= 1 << bit % 8
+        database.execute("UPDATE snapshot SET state = ? WHERE device = 'a'", (bytes(flipped),))
+    assert [snapshot.device for snapshot in store.read(0)] == ["b"]
+    assert [snapshot.device for snapshot in store.read(0)] == ["b"]
+    store.close()
+
+
+@pytest.mark.parametrize("counters", [[0, 100, 5], [-1, -1, 0], [0, 2**62, 2], [0, 99, 1], [0, 100, -1]])
+def test_counters_that_cannot_be_are_refused(counters):
+    stream = make_stream()
+    feed(stream, chunks_of(SAMPLES, sizes=50)[:7])
+    score_waiting(stream)
+    good = saved(stream)
+    changed = good.arrays | pack({"path.counters": np.array(counters)})
+    with pytest.raises(StorageError, match="cannot be used"):
+        make_stream().restore(msgspec.structs.replace(good, arrays=changed), now_s=0.0)
 
 
 def test_a_disk_that_refuses_is_a_storage_error_and_the_next_write_works(tmp_path: Path) -> None:

@@ -58,9 +58,16 @@ class Keeper:
                 taken_s = self._clock.monotonic_s() - begun_s
                 await asyncio.sleep(max(taken_s / SAVING_SHARE, written / WRITTEN_BYTES_PER_S) - taken_s)
 
-    async def save_changed(self) -> None:
-        """Save every stream that changed since it was saved last; a disk that refuses is logged and tried again."""
-        for group in self._changed():
+    async def save_changed(self, within_s: float) -> None:
+        """Save the streams that changed since they were saved last, as many as the time allows.
+
+        A disk that refuses is logged, and so are streams that the time was too short for: they will warm up again.
+        """
+        groups, deadline_s = self._changed(), self._clock.monotonic_s() + within_s
+        for number, group in enumerate(groups):
+            if self._clock.monotonic_s() >= deadline_s:
+                log.warning("streams_not_saved", streams=sum(map(len, groups[number:])), within_s=within_s)
+                return
             await self._try_to_save(group)
 
     def _changed(self) -> list[list[DeviceStream]]:

@@ -41,6 +41,8 @@ from edge.stream.topics import WAVE_FILTER, dead_topic, node_status_topic
 ALERTS_NAME = "alerts.sqlite"
 SNAPSHOTS_NAME = "snapshots.sqlite"
 DRAIN_DEADLINE_S = 5.0
+SAVE_DEADLINE_S = 15.0
+"""What is left of systemd's 30 s for a disk that is slow."""
 DRAIN_POLL_S = 0.02
 CANCEL_AGAIN_S = 4.0
 """Longer than a transport takes to say goodbye."""
@@ -205,7 +207,7 @@ class Node:
         deadline_s = loop.time() + DRAIN_DEADLINE_S
         self._pipeline.wake()
         await _until(lambda: not self._pipeline.busy, deadline_s)
-        await self._keeper.save_changed()
+        await self._keeper.save_changed(SAVE_DEADLINE_S)
         if self._transport.state is ConnectionState.CONNECTED:
             await _until(lambda: not self._outgoing.pending, deadline_s)
         with contextlib.suppress(TransportError, asyncio.TimeoutError):

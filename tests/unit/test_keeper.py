@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from edge.daemon.workers import Worker
 from tests.ecg import chunks_of, patient
 from tests.reference import shipped_runtime
 from tests.unit.test_device_stream import make_stream
+from tests.unit.test_intake import StillClock
 
 STREAMS = 2 * GROUP_STREAMS + 3
 
@@ -97,3 +99,29 @@ def test_saving_takes_no_more_than_its_share_of_the_time(tmp_path: Path, monkeyp
 
     (pause,) = asyncio.run(run())
     assert 10.0 < pause < 1e6
+
+
+def test_the_end_does_not_wait_for_a_disk_that_is_too_slow(tmp_path: Path) -> None:
+    class SlowDisk(Worker):
+        async def call(self, *work: Any) -> Any:
+            clock.now_s += 4.0
+            return await super().call(*work)
+
+    clock = StillClock()
+
+    async def run() -> int:
+        registry = Registry(STREAMS, 10.0, begun_stream)
+        for k in range(STREAMS):
+            registry.find_or_add(f"bed-{k}", 0.0)
+        store, model_thread, disk = SnapshotStore(tmp_path / "s"), AnyModelThread(shipped_runtime()), SlowDisk("disk")
+        keeper = Keeper(registry, shipped_runtime(), model_thread, store, disk, clock, Metrics(), lambda: None)
+        await keeper.save_changed(within_s=7.0)
+        left = sum(stream.changed for stream in registry)
+        await keeper.save_changed(within_s=7.0)
+        assert not any(stream.changed for stream in registry)
+        model_thread.close()
+        disk.close()
+        store.close()
+        return left
+
+    assert asyncio.run(run()) == STREAMS - 2 * GROUP_STREAMS

@@ -69,6 +69,15 @@ class TransportError(EcgEdgeError):
     """The MQTT broker cannot be reached or refuses this client."""
 
 
+class MessageRefusedError(TransportError):
+    """The MQTT broker does not take this one message, as it says or shows; others may fare better."""
+
+    def __init__(self, address: str, topic: str, reason: str) -> None:
+        self.topic = topic
+        self.reason = reason
+        super().__init__(f"{address} refused a message on {topic}: {reason}")
+
+
 class EndpointError(EcgEdgeError):
     """The address of the HTTP endpoint cannot be listened on."""
 

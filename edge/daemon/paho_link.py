@@ -23,11 +23,11 @@ from paho.mqtt.reasoncodes import ReasonCode
 from edge.daemon.dial import hang_up
 from edge.daemon.packet_reader import PacketReader
 from edge.daemon.paho_client import LastFault, client_on, explain_loss, explain_refusal, send_connect
+from edge.daemon.publisher import UNANSWERED_LIMIT, Publisher
 from edge.daemon.socket_buffer import SocketBuffer
 from edge.daemon.transport import BrokerSettings, Message, Subscription, Will
-from edge.daemon.unacknowledged import FIRST_FAILURE, Unacknowledged, meaning_of
 from edge.errors import TransportError
-from edge.stream.mqtt_packets import Published, largest_publish_bytes, write_puback, write_publish
+from edge.stream.mqtt_packets import Published, write_puback
 
 if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike  # a Protocol that paho defines for type checkers only
@@ -39,14 +39,12 @@ PACKETS_PER_TURN = 32
 PAUSE_S = 0.003
 """How long messages, both ways, are let gather between two turns while any come in: the loop's own work and the calls
 to the system then are for a dozen of them at once."""
-UNSENT_LIMIT_BYTES = 4 << 20
-"""How much QoS 0 may wait for a socket that does not take it."""
-UNANSWERED_LIMIT = 20
-"""How many QoS 1 messages may wait for their PUBACK at once; brokers that allow fewer say so."""
 
 
 class PahoLink:
-    """One connection. `ended` holds the reason as soon as it is over; `close` must be called in any case."""
+    """One connection. `publisher` is for what goes out, `ended` holds the reason as soon as it is over; `close` must be
+    called in any case.
+    """
 
     def __init__(
         self,
@@ -61,10 +59,10 @@ class PahoLink:
         self.ended: asyncio.Future[TransportError] = self._loop.create_future()
         self._settings = settings
         self._sock = SocketBuffer(sock)
-        self._version_5 = settings.protocol == 5
-        self._unacknowledged = Unacknowledged()
+        version_5 = settings.protocol == 5
+        self.publisher = Publisher(self._sock, settings.address, version_5, self._write_soon, self.ended, self.end)
         self._reader = PacketReader(
-            self._sock, self._version_5, self._read_by_paho, self._published_to_us, self._unacknowledged.note
+            self._sock, version_5, self._read_by_paho, self._published_to_us, self.publisher.note_answer
         )
         self._clean_start = clean_start
         self._on_message = on_message
@@ -72,8 +70,6 @@ class PahoLink:
         self._refusal: TransportError | None = None
         self._accepted: asyncio.Future[bool] = self._loop.create_future()
         self._answers: dict[int, asyncio.Future[list[ReasonCode]]] = {}
-        self._unanswered = asyncio.Semaphore(UNANSWERED_LIMIT)
-        self._packet_limit_bytes = 1 << 28
         self._write_due = False
         self._polling = False
         self._closing = False
@@ -106,26 +102,6 @@ class PahoLink:
                     f"QoS {subscription.qos} ({code}); check the broker's access rules for {self._settings.client_id}"
                 )
 
-    async def publish(self, topic: str, payload: bytes, retain: bool) -> None:
-        """Publish with QoS 1 and return at its PUBACK; raises TransportError when refused or the link ends first."""
-        if largest_publish_bytes(topic, payload) > self._packet_limit_bytes:
-            raise TransportError(f"a message of {len(payload)} bytes on {topic} is larger than the broker takes")
-        async with self._unanswered:
-            code = await self._answer_to_publish(topic, payload, retain)
-        if code >= FIRST_FAILURE:
-            raise TransportError(f"{self._settings.address} refused a message on {topic}: {meaning_of(code)}")
-
-    def send(self, topic: str, payload: bytes, retain: bool) -> bool:
-        """Send a QoS 0 message; False when it can't be: too large, or too much waits already."""
-        if self.ended.done() or self._sock.unsent_bytes > UNSENT_LIMIT_BYTES:
-            return False
-        packet = write_publish(topic, payload, retain, self._version_5)
-        if len(packet) > self._packet_limit_bytes:
-            return False
-        self._sock.append(packet)
-        self._write_soon()
-        return True
-
     def end(self, reason: TransportError) -> None:
         """Declare the connection over: all who wait get the reason, and `close` sends no DISCONNECT (so: the will)."""
         if self.ended.done():
@@ -133,7 +109,7 @@ class PahoLink:
         self.ended.set_result(reason)
         for timer in self._timers.values():
             timer.cancel()
-        self._unacknowledged.give_up(reason)
+        self.publisher.give_up(reason)
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(TransportError(str(reason)))
@@ -180,14 +156,6 @@ class PahoLink:
             return await self._answers[number]
         finally:
             del self._answers[number]
-
-    async def _answer_to_publish(self, topic: str, payload: bytes, retain: bool) -> int:
-        if self.ended.done():
-            raise TransportError(str(self.ended.result()))
-        number = self._unacknowledged.begin()
-        self._sock.append(write_publish(topic, payload, retain, self._version_5, number))
-        self._write_soon()
-        return await self._unacknowledged.answer_to(number)
 
     # Called by the loop: the socket is ready, or time has passed.
 
@@ -288,9 +256,9 @@ class PahoLink:
         if code.is_failure:
             self._refusal = TransportError(explain_refusal(self._settings, str(code)))
             return
-        limit = getattr(properties, "ReceiveMaximum", UNANSWERED_LIMIT)
-        self._unanswered = asyncio.Semaphore(min(limit, UNANSWERED_LIMIT))
-        self._packet_limit_bytes = getattr(properties, "MaximumPacketSize", self._packet_limit_bytes)
+        self.publisher.limit(
+            getattr(properties, "ReceiveMaximum", UNANSWERED_LIMIT), getattr(properties, "MaximumPacketSize", None)
+        )
         if not self._accepted.done():
             self._accepted.set_result(bool(flags.session_present))
 

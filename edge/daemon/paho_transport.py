@@ -99,12 +99,12 @@ class PahoTransport:
     async def publish(self, topic: str, payload: bytes, qos: QoS = 0, retain: bool = False) -> None:
         """Publish one message as the Protocol says: QoS 1 until its PUBACK, QoS 0 as far as there is room."""
         if qos == 0:
-            if self._link is None or not self._link.send(topic, payload, retain):
+            if self._link is None or not self._link.publisher.send(topic, payload, retain):
                 self._dropped += 1
         elif self._link is None:
             raise TransportError(f"not connected to {self._settings.address}: {self._problem or 'still connecting'}")
         else:
-            await self._link.publish(topic, payload, retain)
+            await self._link.publisher.publish(topic, payload, retain)
 
     async def _connection(self) -> TransportError:
         """Make one connection, keep it to its end and return why it ended or was never made."""
@@ -140,9 +140,9 @@ class PahoTransport:
         if self._will is not None and self._birth is not None:
             will, payload = self._will, self._birth()
             if will.qos == 0:
-                link.send(will.topic, payload, will.retain)
+                link.publisher.send(will.topic, payload, will.retain)
             else:
-                await link.publish(will.topic, payload, will.retain)
+                await link.publisher.publish(will.topic, payload, will.retain)
         if self._subscriptions:
             await link.subscribe(self._subscriptions)
 

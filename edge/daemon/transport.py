@@ -159,7 +159,8 @@ class Transport(Protocol):
     async def publish(self, topic: str, payload: bytes, qos: QoS = 0, retain: bool = False) -> None:
         """Publish one message.
 
-        QoS 1 returns when the broker has acknowledged it and raises TransportError when it refuses it, when there is
-        no connection, or when the connection ends first: the message may then have arrived or not, and the caller
-        sends it again. QoS 0 never raises: it is dropped and counted when it can't be sent now.
+        QoS 1 returns when the broker has acknowledged it. It raises MessageRefusedError when the broker refuses it or
+        leaves it unanswered, and TransportError when there is no connection or it ends first: the message may then
+        have arrived or not, and the caller sends it again. QoS 0 never raises: it is dropped and counted when it can't
+        be sent now.
         """

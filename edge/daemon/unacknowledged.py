@@ -30,7 +30,7 @@ class Unacknowledged:
         return number
 
     async def answer_to(self, number: int) -> int:
-        """Return the reason code of a message's PUBACK; raises TransportError when the link ends before it."""
+        """Return the reason code of a message's PUBACK; raises what `fail` or `give_up` says instead of it."""
         try:
             return await self._waiting[number]
         finally:
@@ -41,6 +41,12 @@ class Unacknowledged:
         waiting = self._waiting.get(number)
         if waiting is not None and not waiting.done():
             waiting.set_result(code)
+
+    def fail(self, number: int, error: TransportError) -> None:
+        """Tell who waits for a message's PUBACK why it is waited for no longer."""
+        waiting = self._waiting.get(number)
+        if waiting is not None and not waiting.done():
+            waiting.set_exception(error)
 
     def give_up(self, reason: TransportError) -> None:
         """Tell all who wait why no answer will come."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from edge.daemon.transport import BrokerSettings, ConnectionState, TlsSettings
-from edge.errors import ConfigError, TransportError
+from edge.errors import ConfigError, MessageRefusedError, TransportError
 from tests.helpers import eventually
 from tests.integration.conftest import Certificates, StartBroker
 from tests.mosquitto import HOST, Mosquitto, ServerTls
@@ -131,10 +131,46 @@ async def test_a_message_that_the_broker_refuses_is_named_and_the_next_one_goes_
 ) -> None:
     broker = start_broker(rules=["topic readwrite free/#"])
     async with MqttClient(settings_for(broker, "node"), f"free/{topic}") as client:
-        with pytest.raises(TransportError, match=f"refused a message on {topic}: Not authorized"):
+        with pytest.raises(MessageRefusedError, match=f"refused a message on {topic}: Not authorized"):
             await client.transport.publish(topic, b"alert", qos=1)
         await client.transport.publish(f"free/{topic}", b"alert", qos=1)
         await client.received(1)
+
+
+async def test_a_message_that_is_never_acknowledged_is_given_up_with_its_connection_and_the_next_one_has_both(
+    topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.daemon.publisher.ACKNOWLEDGED_WITHIN_S", 0.1)
+    connections: list[socket.socket] = []
+
+    def forget_the_first_message(sock: socket.socket) -> None:
+        connections.append(sock)
+        sock.recv(1000)
+        sock.sendall(bytes.fromhex("20 03 00 00 00"))  # CONNACK: success, no properties
+        packet = sock.recv(1000)
+        if len(connections) > 1:
+            number_at = 2 + 2 + len(topic)
+            sock.sendall(bytes.fromhex("40 02") + packet[number_at : number_at + 2])  # PUBACK: success
+
+    async with scripted_broker(forget_the_first_message) as port:
+        async with MqttClient(BrokerSettings("node", port=port, reconnect_min_s=0.01)) as client:
+            with pytest.raises(MessageRefusedError, match=f"{topic}: no PUBACK within 0.1 s") as caught:
+                await client.transport.publish(topic, b"alert", qos=1)
+            assert caught.value.topic == topic
+            await eventually(lambda: client.states.count(ConnectionState.CONNECTED) == 2, what="the next connection")
+            await client.transport.publish(topic, b"alert", qos=1)
+        assert len(connections) == 2
+
+
+async def test_a_message_larger_than_the_broker_takes_is_refused_before_it_is_sent(topic: str) -> None:
+    def take_little(sock: socket.socket) -> None:
+        sock.recv(1000)
+        sock.sendall(bytes.fromhex("20 08 00 00 05 27 00 00 00 64"))  # CONNACK: success, packets of 100 bytes at most
+
+    async with scripted_broker(take_little) as port, MqttClient(BrokerSettings("node", port=port)) as client:
+        with pytest.raises(MessageRefusedError, match="larger than the broker takes"):
+            await client.transport.publish(topic, bytes(100), qos=1)
+        assert client.states.count(ConnectionState.CONNECTED) == 1
 
 
 async def test_a_refused_subscription_ends_the_connection_so_that_the_will_is_published(topic: str) -> None:

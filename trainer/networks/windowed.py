@@ -1,5 +1,7 @@
 """A network that reads short crops, made to read a whole window: its logits over half-overlapping crops, averaged.
 
+Where such crops do not fill the window, a last one ends with it: the newest samples are always read.
+
 What the leaders of the PTB-XL benchmark do at test time (Strodthoff et al. 2021), as one module, so that what is
 evaluated is what is exported. And the same hop by hop, as a device does with it.
 """
@@ -24,10 +26,17 @@ class Windowed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] <= self.crop_samples:
             return self.network(x)  # type: ignore[no-any-return]
-        step = max(1, self.crop_samples // 2)
-        crops = x.unfold(1, self.crop_samples, step).transpose(2, 3)  # (B, crops, crop, leads)
+        crops = self._crops(x)
         logits = self.network(crops.flatten(0, 1))
         return torch.mean(logits.unflatten(0, crops.shape[:2]), 1)
+
+    def _crops(self, x: Tensor) -> Tensor:
+        """Samples (B, window, leads) → (B, crops, crop, leads)."""
+        step = max(1, self.crop_samples // 2)
+        crops = x.unfold(1, self.crop_samples, step).transpose(2, 3)
+        if (x.shape[1] - self.crop_samples) % step == 0:
+            return crops
+        return torch.cat([crops, x[:, None, -self.crop_samples :]], 1)
 
 
 class Sliding(nn.Module):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -115,7 +116,8 @@ class Workers:
         The first process on a CPU goes on with PyTorch's generator, whose state the run keeps.
         """
         if self.rank > 0 or self.device.type != "cpu":
-            torch.manual_seed((seed << 40) + (epoch << 20) + self.rank)
+            mixed = np.random.SeedSequence([seed, epoch, self.rank]).generate_state(1, np.uint64)
+            torch.manual_seed(int(mixed[0]))
 
     def _rows(self, rows: int) -> slice:
         return slice(rows * self.rank // self.count, rows * (self.rank + 1) // self.count)

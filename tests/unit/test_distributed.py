@@ -142,6 +142,16 @@ def test_dropout_differs_between_processes_and_is_the_same_when_an_epoch_is_run_
         assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("seed", [2**23, 2**24, 2**32 - 1])
+def test_any_seed_gives_every_process_and_epoch_dropout_of_its_own(seed):
+    with torch.random.fork_rng():
+        drawn = []
+        for rank, epoch in ((1, 0), (1, 1), (2, 0), (2, 1)):
+            Workers(rank=rank, count=3).reseed(seed, epoch)
+            drawn.append(tuple(torch.rand(4).tolist()))
+        assert len(set(drawn)) == len(drawn)
+
+
 def test_in_mixed_precision_a_mamba_still_scans_in_float32(monkeypatch):
     seen = []
 

@@ -28,6 +28,7 @@ CLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 
 RATE_HZ = 100
 RECORD_SAMPLES = 1000
+RECORDS_TABLE, STATEMENTS_TABLE = "ptbxl_database.csv", "scp_statements.csv"
 CACHE_VARIABLE = "ECG_EDGE_CACHE"
 CACHE_FORMAT = 1
 BATCH_RECORDS = 200
@@ -97,11 +98,14 @@ def with_labels(root: Path, table: pd.DataFrame, signals_uv: NDArray[np.int16]) 
 
 
 def read_table(root: Path) -> pd.DataFrame:
-    """Read ptbxl_database.csv, restricted to the records whose header the root holds."""
-    path = root / "ptbxl_database.csv"
-    if not path.is_file():
-        raise RecordError(f"{root} is not a PTB-XL root: it has no ptbxl_database.csv (see `ecg-trainer download`)")
-    table = pd.read_csv(path, index_col="ecg_id").sort_index()
+    """Read ptbxl_database.csv, restricted to the records whose header the root holds.
+
+    Raises RecordError when the root lacks one of its tables or every record.
+    """
+    for name in (RECORDS_TABLE, STATEMENTS_TABLE):
+        if not (root / name).is_file():
+            raise RecordError(f"{root} is not a PTB-XL root: it has no {name} (see `ecg-trainer download`)")
+    table = pd.read_csv(root / RECORDS_TABLE, index_col="ecg_id").sort_index()
     stored = {
         folder.name: {file.name for file in folder.iterdir()} for folder in sorted((root / "records100").glob("*"))
     }
@@ -113,7 +117,7 @@ def read_table(root: Path) -> pd.DataFrame:
 
 def read_statements(root: Path) -> dict[str, str | None]:
     """Return every SCP code → its diagnostic superclass, None for statements of form and rhythm."""
-    table = pd.read_csv(root / "scp_statements.csv", index_col=0)
+    table = pd.read_csv(root / STATEMENTS_TABLE, index_col=0)
     superclasses = table["diagnostic_class"].where(table["diagnostic"] == 1)
     return {str(code): None if pd.isna(name) else str(name) for code, name in superclasses.items()}
 

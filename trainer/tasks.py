@@ -21,11 +21,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from edge.errors import EcgEdgeError, RecordError
-from trainer.ptbxl import CLASSES, PtbXl, open_ptbxl
+from trainer.ptbxl import CLASSES, STATEMENTS_TABLE, PtbXl, open_ptbxl
 
 Float32Array = NDArray[np.float32]
 
 ID_COLUMN = "ecg_id"
+ID = re.compile("[0-9]{1,18}")
+"""What a record is called: a number that 64 bits hold."""
 LONGEST_NAME = 64
 """What a bundle's manifest and a topic take."""
 TRAINING_FOLDS = range(1, 9)
@@ -90,7 +92,7 @@ def relabelled(data: PtbXl, root: Path, task: TaskPreset) -> PtbXl:
 
 def class_members(data: PtbXl, root: Path, task: TaskPreset) -> tuple[tuple[str, ...], list[list[int]]]:
     """Return the classes of a task and which statements, by column, make each of them."""
-    catalogue = pd.read_csv(root / "scp_statements.csv", index_col=0)
+    catalogue = pd.read_csv(root / STATEMENTS_TABLE, index_col=0)
     diagnostic = catalogue["diagnostic"] == 1
     if task.labels in ("superclass", "subclass"):
         column = "diagnostic_class" if task.labels == "superclass" else "diagnostic_subclass"
@@ -171,7 +173,7 @@ def _checked_line(path: Path, number: int, header: list[str], line: Iterable[str
     cells = [cell.strip() for cell in line]
     if len(cells) != len(header):
         raise LabelTableError(path, f"line {number} has {len(cells)} cells, the first line {len(header)}")
-    if not cells[0].isdigit():
+    if not ID.fullmatch(cells[0]):
         raise LabelTableError(path, f"line {number}: {cells[0]!r} is no {ID_COLUMN}")
     for name, cell in zip(header[1:], cells[1:], strict=True):
         if cell not in ("0", "1"):

@@ -141,6 +141,14 @@ def test_a_folder_that_is_no_root_says_how_to_get_one(tmp_path):
         open_ptbxl(tmp_path)
 
 
+@pytest.mark.parametrize("table", ["ptbxl_database.csv", "scp_statements.csv"])
+def test_a_root_that_lacks_a_table_is_refused_before_anything_is_read(root, tmp_path, table):
+    (root / table).unlink()
+    with pytest.raises(RecordError, match=f"no {table}"):
+        open_ptbxl(root, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_root_without_records_is_refused(tmp_path):
     root = write_ptbxl(tmp_path / "ptb-xl", [])
     with pytest.raises(RecordError, match="no 100 Hz records"):

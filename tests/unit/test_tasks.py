@@ -127,6 +127,8 @@ def test_a_table_says_which_records_there_are_and_what_they_have(opened, table):
         ("ecg_id,ACS\n1,0\n2,maybe\n", "line 3: ACS is 'maybe'"),
         ("ecg_id,ACS\n1,0\n2,\n", "line 3: ACS is ''"),
         ("ecg_id,ACS\nx1,0\n", "line 2: 'x1'"),
+        ("ecg_id,ACS\n²,0\n", "line 2: '²'"),
+        ("ecg_id,ACS\n12345678901234567890,0\n", "line 2: '12345678901234567890'"),
         ("ecg_id,ACS\n1,0,1\n", "line 2 has 3 cells"),
     ],
 )

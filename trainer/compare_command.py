@@ -16,6 +16,7 @@ from edge.cli.output import EXIT_FAILED, EXIT_OK, emit_json, say
 from edge.cli.parsing import add_command
 from edge.errors import ConfigError, EcgEdgeError
 from edge.runtime.bundle import Bundle
+from trainer.cli import any_seed, n_epochs, n_records, n_replicates, n_threads
 from trainer.compare.cost import hop_costs
 from trainer.compare.report import reported
 from trainer.compare.runs import Run, default_names, run_in, standing, train
@@ -67,12 +68,12 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--tune-folds", type=tuning_folds, default="9", help="folds to choose weights on and to measure (default: 9)"
     )
-    parser.add_argument("--epochs", type=int, metavar="N", help="train this long instead of what the presets say")
-    parser.add_argument("--limit", type=int, metavar="N", help="use the first N records of each split only")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, crops and order (default: 0)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads to train with (default: all cores)")
+    parser.add_argument("--epochs", type=n_epochs, metavar="N", help="train this long instead of what the presets say")
+    parser.add_argument("--limit", type=n_records, metavar="N", help="use the first N records of each split only")
+    parser.add_argument("--seed", type=any_seed, default=0, help="seed of weights, crops and order (default: 0)")
+    parser.add_argument("--threads", type=n_threads, metavar="N", help="threads to train with (default: all cores)")
     parser.add_argument(
-        "--bootstrap", type=int, default=DEFAULT_REPLICATES, metavar="N",
+        "--bootstrap", type=n_replicates, default=DEFAULT_REPLICATES, metavar="N",
         help=f"replicates behind the 95 %% intervals, 0 for none (default: {DEFAULT_REPLICATES})",
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from edge.cli.output import EXIT_OK, emit_json, say
 from edge.cli.parsing import add_command
+from trainer.cli import any_seed, n_epochs, n_records
 from trainer.cross_validate import PartResult, joined, parts_of, run_part
 from trainer.folds import folds_text, parse_folds
 from trainer.preset import load_preset
@@ -40,9 +41,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the runs stand")
     parser.add_argument("--folds", type=parse_folds, default="1-8", help="folds to go through (default: 1-8)")
     parser.add_argument("--parts", type=int, default=4, metavar="N", help="trainings (default: 4)")
-    parser.add_argument("--epochs", type=int, metavar="N", help="train this long instead of what the preset says")
-    parser.add_argument("--limit", type=int, metavar="N", help="use the first N records of each split only")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, crops and order (default: 0)")
+    parser.add_argument("--epochs", type=n_epochs, metavar="N", help="train this long instead of what the preset says")
+    parser.add_argument("--limit", type=n_records, metavar="N", help="use the first N records of each split only")
+    parser.add_argument("--seed", type=any_seed, default=0, help="seed of weights, crops and order (default: 0)")
     parser.add_argument("--fresh", action="store_true", help="start over, even if OUT holds runs")
 
 

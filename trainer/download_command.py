@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edge.cli.output import EXIT_OK, emit_json, say
 from edge.cli.parsing import add_command
+from trainer.cli import n_records
 from trainer.download import SOURCE, Download
 from trainer.folds import parse_folds
 from trainer.progress import progress
@@ -31,7 +32,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the PTB-XL root to make or complete")
     parser.add_argument("--folds", type=parse_folds, help="fetch these folds only (default: all)")
-    parser.add_argument("--limit", type=int, metavar="N", help="fetch the first N records only")
+    parser.add_argument("--limit", type=n_records, metavar="N", help="fetch the first N records only")
     parser.add_argument("--source", default=SOURCE, metavar="URL", help=f"a mirror to fetch from (default: {SOURCE})")
 
 

@@ -16,6 +16,7 @@ from edge.cli.parsing import add_command
 from edge.runtime.base import calibrated
 from edge.runtime.bundle import load_bundle
 from edge.runtime.manifest import Manifest
+from trainer.cli import n_replicates
 from trainer.folds import folds_text, parse_folds
 from trainer.plots import write_plots
 from trainer.predict import MODES, TABLE_HELP, labels_of, open_labelled, score
@@ -54,7 +55,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--table", type=Path, metavar="FILE", help=TABLE_HELP)
     parser.add_argument("--plots", type=Path, metavar="DIR", help="write ROC, precision-recall and other plots here")
     parser.add_argument(
-        "--bootstrap", type=int, default=DEFAULT_REPLICATES, metavar="N",
+        "--bootstrap", type=n_replicates, default=DEFAULT_REPLICATES, metavar="N",
         help=f"replicates behind the 95 %% intervals, 0 for none (default: {DEFAULT_REPLICATES})",
     )  # fmt: skip
 

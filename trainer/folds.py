@@ -6,6 +6,8 @@ import argparse
 import re
 from collections.abc import Sequence
 
+from edge.errors import ConfigError
+
 FOLDS = range(1, 11)
 
 
@@ -16,11 +18,20 @@ def parse_folds(text: str) -> list[int]:
         matched = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
         if matched is None:
             raise argparse.ArgumentTypeError(f"{text!r} is not a list of folds such as 9 or 1-8 or 1-3,9")
-        first = int(matched[1])
-        folds |= set(range(first, int(matched[2] or first) + 1))
-    if not folds or not folds <= set(FOLDS):
-        raise argparse.ArgumentTypeError(f"{text!r}: folds go from 1 to 10")
+        first, last = int(matched[1]), int(matched[2] or matched[1])
+        if not FOLDS.start <= first <= last < FOLDS.stop:
+            raise argparse.ArgumentTypeError(f"{text!r}: folds go from 1 to 10")
+        folds |= set(range(first, last + 1))
     return sorted(folds)
+
+
+def refuse_overlap(folds: Sequence[int], tune_folds: Sequence[int]) -> None:
+    """Raise ConfigError when a fold is both to train on and to tune on: figures of it would mean nothing."""
+    both = sorted(set(folds) & set(tune_folds))
+    if both:
+        named = f"fold {both[0]} is" if len(both) == 1 else f"folds {folds_text(both)} are"
+        fault = f"{named} among --tune-folds too: leave out of one what stands in the other"
+        raise ConfigError(f"--folds {folds_text(folds)}", (fault,))
 
 
 def folds_text(folds: Sequence[int]) -> str:

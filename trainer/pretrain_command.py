@@ -14,6 +14,7 @@ import torch
 
 from edge.cli.output import EXIT_OK, emit_json, say
 from edge.cli.parsing import add_command
+from trainer.cli import any_seed, n_epochs, n_records, n_threads
 from trainer.data import prepared
 from trainer.folds import folds_text, parse_folds
 from trainer.preset import load_preset
@@ -50,10 +51,10 @@ def add_parser(subparsers: Subparsers) -> None:
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the run stands")
     parser.add_argument("--folds", type=parse_folds, default="1-8", help="folds to learn from (default: 1-8)")
-    parser.add_argument("--epochs", type=int, metavar="N", help="epochs of each stage instead of the preset's")
-    parser.add_argument("--limit", type=int, metavar="N", help="use the first N records only")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, crops and masks (default: 0)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads to compute with (default: all cores)")
+    parser.add_argument("--epochs", type=n_epochs, metavar="N", help="epochs of each stage instead of the preset's")
+    parser.add_argument("--limit", type=n_records, metavar="N", help="use the first N records only")
+    parser.add_argument("--seed", type=any_seed, default=0, help="seed of weights, crops and masks (default: 0)")
+    parser.add_argument("--threads", type=n_threads, metavar="N", help="threads to compute with (default: all cores)")
     parser.add_argument("--fresh", action="store_true", help="start over, even if OUT holds a run")
 
 

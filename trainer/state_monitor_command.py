@@ -15,6 +15,7 @@ from edge.cli.output import EXIT_OK, emit_json, say
 from edge.cli.parsing import add_command, count, positive
 from edge.runtime.bundle import load_bundle, write_manifest
 from edge.runtime.manifest import Manifest
+from trainer.cli import any_seed
 from trainer.folds import folds_text
 from trainer.progress import progress
 from trainer.ptbxl import open_ptbxl
@@ -48,7 +49,9 @@ def add_parser(subparsers: Subparsers) -> None:
         "--seconds", type=positive, default=DEFAULTS.seconds, metavar="S",
         help=f"how long each of them is (default: {DEFAULTS.seconds:g})",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=DEFAULTS.seed, help=f"order of records (default: {DEFAULTS.seed})")
+    parser.add_argument(
+        "--seed", type=any_seed, default=DEFAULTS.seed, help=f"order of records (default: {DEFAULTS.seed})"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

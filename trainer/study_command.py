@@ -17,7 +17,8 @@ from rich.table import Table
 from edge.cli.output import EXIT_OK, emit_json, say
 from edge.cli.parsing import add_command
 from edge.errors import ConfigError
-from trainer.folds import parse_folds
+from trainer.cli import any_seed, n_epochs, n_records
+from trainer.folds import folds_text, parse_folds, refuse_overlap
 from trainer.preset import load_preset
 from trainer.pretrain_command import report as report_pretraining
 from trainer.study import Study, load_study, pretrained, run_variant, table_of, variants_of
@@ -53,13 +54,14 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--tune-folds", type=parse_folds, default="9", help="folds to measure on (default: 9)")
     parser.add_argument("--soft-labels", type=Path, nargs="+", default=[], metavar="FILE", help="see `train`")
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help="these variants only (default: all)")
-    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="these seeds (default: the study's)")
-    parser.add_argument("--epochs", type=int, metavar="N", help="train this long instead of what the study says")
-    parser.add_argument("--limit", type=int, metavar="N", help="use the first N records of each split only")
+    parser.add_argument("--seeds", type=any_seed, nargs="+", metavar="N", help="these seeds (default: the study's)")
+    parser.add_argument("--epochs", type=n_epochs, metavar="N", help="train this long instead of what the study says")
+    parser.add_argument("--limit", type=n_records, metavar="N", help="use the first N records of each split only")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train what is missing and print the table of all that was asked for."""
+    refuse_overlap(args.folds, args.tune_folds)
     study = load_study(study_path(args.study))
     base = load_preset(study.base)
     variants = variants_of(study, base, args.epochs)
@@ -108,6 +110,7 @@ def folder_name(variant: str) -> str:
 def command_of(args: argparse.Namespace) -> str:
     """Return the command that does this again anywhere: without the folders of this machine."""
     words = ["ecg-trainer", "study", Path(args.study).stem, "--data", "PTBXL_ROOT", "--out", "OUT"]
+    words += ["--folds", folds_text(args.folds), "--tune-folds", folds_text(args.tune_folds)]
     if args.soft_labels:
         words += ["--soft-labels", *map(named, args.soft_labels)]
     for name in ("epochs", "limit"):

@@ -19,10 +19,11 @@ import torch
 
 from edge.cli.output import EXIT_OK, emit_json, say
 from edge.cli.parsing import add_command
+from trainer.cli import any_seed, n_epochs, n_records, n_threads
 from trainer.data import prepared
 from trainer.distributed import Workers, workers
 from trainer.filters import st_shift_text
-from trainer.folds import folds_text, parse_folds
+from trainer.folds import folds_text, parse_folds, refuse_overlap
 from trainer.history import Epoch
 from trainer.preset import Preset, load_preset
 from trainer.scan import implementation_name
@@ -66,10 +67,10 @@ def add_parser(subparsers: Subparsers) -> None:
         help="start from what was learned elsewhere, with a new head: a checkpoint folder such as RUN/best, of this "
         "or another task or of `pretrain`; for hubert-ecg also a public .safetensors file",
     )  # fmt: skip
-    parser.add_argument("--epochs", type=int, metavar="N", help="train this long instead of what the preset says")
-    parser.add_argument("--limit", type=int, metavar="N", help="use the first N records of each split only")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, crops and order (default: 0)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads to compute with (default: all cores)")
+    parser.add_argument("--epochs", type=n_epochs, metavar="N", help="train this long instead of what the preset says")
+    parser.add_argument("--limit", type=n_records, metavar="N", help="use the first N records of each split only")
+    parser.add_argument("--seed", type=any_seed, default=0, help="seed of weights, crops and order (default: 0)")
+    parser.add_argument("--threads", type=n_threads, metavar="N", help="threads to compute with (default: all cores)")
     parser.add_argument("--fresh", action="store_true", help="start over, even if OUT holds a run")
 
 
@@ -99,7 +100,8 @@ def _run(preset: Preset, args: argparse.Namespace, together: Workers) -> int:
 
 
 def prepare(preset: Preset, args: argparse.Namespace, together: Workers) -> Trainer:
-    """Load both splits and build the run."""
+    """Load both splits and build the run; raises ConfigError when they share a fold."""
+    refuse_overlap(args.folds, args.tune_folds)
     data = open_task(args.data, preset.task)
     train_rows, tune_rows = data.rows(args.folds)[: args.limit], data.rows(args.tune_folds)[: args.limit]
     together.say("filtering the records as they will be served")

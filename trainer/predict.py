@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,7 +16,7 @@ from edge.errors import BundleError
 from edge.monitor.offline import BATCH_STREAMS, score_recordings
 from edge.runtime.base import Runtime
 from edge.runtime.bundle import Bundle
-from edge.runtime.manifest import WEIGHTS_NAME
+from edge.runtime.manifest import WEIGHTS_NAME, Manifest
 from edge.runtime.select import open_runtime
 from edge.signal.frontend import process_records
 from edge.signal.leads import STANDARD_LEADS, LeadMap
@@ -111,8 +112,7 @@ def open_labelled(bundle: Bundle, root: Path, table: Path | None = None) -> PtbX
     `table` is the user's own table of labels, of which a bundle knows the name alone. Raises BundleError when it is
     wanting or the task is none of the trainer's, and what `trainer.tasks.open_task` does.
     """
-    preset = bundle.manifest.training.get("preset")
-    described = dict(preset.get("task", {})) if isinstance(preset, dict) else {}
+    described = task_of(bundle.manifest)
     if described.get("table"):
         if table is None:
             raise BundleError(bundle.path, f"its classes are columns of {described['table']}; name it with --table")
@@ -121,6 +121,12 @@ def open_labelled(bundle: Bundle, root: Path, table: Path | None = None) -> PtbX
         return open_task(root, msgspec.convert(described, TaskPreset))
     except msgspec.ValidationError as error:
         raise BundleError(bundle.path, f"the task it was trained for is none of the trainer's: {error}") from None
+
+
+def task_of(manifest: Manifest) -> dict[str, Any]:
+    """Return the settings of the task a model was trained for, of `trainer.tasks.TaskPreset`; none are superclasses."""
+    preset = manifest.training.get("preset")
+    return dict(preset.get("task", {})) if isinstance(preset, dict) else {}
 
 
 def labels_of(bundle: Bundle, data: PtbXl, rows: Rows) -> Float32Array:

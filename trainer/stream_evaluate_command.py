@@ -17,8 +17,9 @@ from edge.cli.output import EXIT_OK, emit_json, say
 from edge.cli.parsing import add_command
 from edge.runtime.bundle import load_bundle
 from edge.runtime.select import open_runtime
+from trainer.cli import any_seed, n_replicates
 from trainer.folds import folds_text, parse_folds
-from trainer.ptbxl import open_ptbxl
+from trainer.predict import TABLE_HELP, open_labelled
 from trainer.report import DATA, fold_notes, measured_model, sheet_table
 from trainer.stream_evaluation.measure import FULL, PARTS, QUICK, Evaluation, chosen_rows
 from trainer.stream_evaluation.plots import write_stream_plots
@@ -56,13 +57,16 @@ def add_parser(subparsers: Subparsers) -> None:
         "--nstdb", type=Path, default=os.environ.get(NSTDB_VARIABLE), metavar="DIR",
         help=f"PhysioNet's noise stress test database, for the noise curves (default: {NSTDB_VARIABLE})",
     )  # fmt: skip
+    parser.add_argument("--table", type=Path, metavar="FILE", help=TABLE_HELP)
     parser.add_argument("--plots", type=Path, metavar="DIR", help="write plots here")
     parser.add_argument("--joins", choices=JOINS, default=JOINS[0], help="how records meet (default: matched)")
     parser.add_argument("--runtime", default="auto", metavar="NAME", help="what streams run on (default: auto)")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of records and of all noise (default: 0)")
+    parser.add_argument(
+        "--seed", type=any_seed, default=0, help="of the order of records and of all noise (default: 0)"
+    )
     parser.add_argument("--quick", action="store_true", help="a few records and streams: to try it out")
     parser.add_argument(
-        "--bootstrap", type=int, default=DEFAULT_REPLICATES, metavar="N",
+        "--bootstrap", type=n_replicates, default=DEFAULT_REPLICATES, metavar="N",
         help=f"replicates behind the 95 %% intervals, 0 for none (default: {DEFAULT_REPLICATES})",
     )  # fmt: skip
 
@@ -88,8 +92,9 @@ def run(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> StreamEvaluation:
     """Do what the arguments ask for."""
-    bundle, data = load_bundle(args.bundle), open_ptbxl(args.data)
+    bundle = load_bundle(args.bundle)
     hops_per_record(bundle)
+    data = open_labelled(bundle, args.data, args.table)
     manifest, amount = bundle.manifest, QUICK if args.quick else FULL
     rows = chosen_rows(data, args.folds, amount, args.seed)
     runtime = open_runtime(bundle, args.runtime, os.cpu_count() or 1)
@@ -139,6 +144,7 @@ def _command(args: argparse.Namespace) -> str:
     """Return the command in words that hold on any machine."""
     words = ["ecg-trainer stream-evaluate --data PTBXL_ROOT"]
     words += [f"--bundle {args.bundle.resolve().name}"] if args.bundle else []
+    words += [f"--table {args.table.name}"] if args.table else []
     words += [f"--folds {folds_text(args.folds)}"]
     words += [f"--only {' '.join(args.only)}"] if set(args.only) != set(PARTS) else []
     words += ["--nstdb NSTDB_ROOT"] if "robustness" in args.only and args.nstdb is not None else []

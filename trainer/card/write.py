@@ -17,6 +17,7 @@ from trainer.card.markdown import image, markdown, plain_text, sentences, settin
 from trainer.card.sources import Sources, alert_tuning, tuned_figures
 from trainer.card.tables import calibration_sheet, figures_sheet, seed_sheets, state_sheet
 from trainer.filters import st_shift_text
+from trainer.predict import task_of
 from trainer.ptbxl import CLASSES
 from trainer.stream_evaluation.plots import write_stream_plots
 from trainer.stream_evaluation.result import StreamEvaluation
@@ -44,8 +45,7 @@ def write_card(out: Path, sources: Sources) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     manifest, plots = sources.manifest, _Plots(out)
     noise = any(s.robustness for s in sources.own.streams)
-    superclasses = tuple(manifest.classes) == CLASSES
-    labels = text.SUPERCLASSES if superclasses else text.OTHER_LABELS.format(task=_task(manifest))
+    labels = text.SUPERCLASSES if _at_any_likelihood(manifest) else text.OTHER_LABELS.format(task=_task(manifest))
     sections = [
         ("Use", text.USE),
         ("Data", text.DATA.format(labels=labels) + (text.NOISE if noise else "")),
@@ -56,7 +56,7 @@ def write_card(out: Path, sources: Sources) -> list[Path]:
         ("Carried state", "" if manifest.state_monitor is None else markdown(state_sheet(manifest.state_monitor))),
         ("Seeds", _join(map(markdown, seed_sheets(sources)))),
         ("Studies", _join(map(markdown, sources.tables))),
-        ("Known limits", text.LIMITS.format(classes=text.FIVE_CLASSES if superclasses else "")),
+        ("Known limits", text.LIMITS.format(classes=text.FIVE_CLASSES if _has_superclasses(manifest) else "")),
     ]
     written = [f"## {title}\n\n{body.strip()}\n" for title, body in sections if body.strip()]
     card = out / CARD_NAME
@@ -124,9 +124,19 @@ def parameters(bundle: Bundle) -> int:
         return sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
 
 
+def _has_superclasses(manifest: Manifest) -> bool:
+    return tuple(manifest.classes) == CLASSES
+
+
+def _at_any_likelihood(manifest: Manifest) -> bool:
+    """Whether the task is the trainer's default: every superclass that is stated at all, and no record without one."""
+    task = task_of(manifest)
+    asked = {"labels": "superclass", "min_likelihood": 0, "unlabelled": "left_out"}
+    return _has_superclasses(manifest) and all(task.get(name, value) == value for name, value in asked.items())
+
+
 def _task(manifest: Manifest) -> str:
-    preset: Any = manifest.training.get("preset", {})
-    task = preset.get("task", {}) if isinstance(preset, dict) else {}
+    task = task_of(manifest)
     return settings_text({name: value for name, value in task.items() if value != ""}) or "a user's own"
 
 

@@ -71,6 +71,7 @@ def test_a_card_of_a_bundle_alone_shows_what_it_was_tuned_to(result_of, root, bu
     result_of("card", "--bundle", bundle_path, "--out", tmp_path / "card")
     card = (tmp_path / "card" / "MODEL_CARD.md").read_text()
     assert f"{manifest.metrics['macro_auc']:.4f}" in card
+    assert "at any likelihood" in " ".join(card.split())
     assert "0.8125" in card
     assert "| HYP | 0.00 | 0.00 | -0.34 | 0.00 | 1.25 | 0.50 |" in card
     assert "null" not in card

@@ -1,4 +1,4 @@
-"""`ecg-trainer evaluate` and `tune` ask a bundle what its model was trained for, whatever the task."""
+"""`evaluate`, `stream-evaluate` and `tune` ask a bundle what its model was trained for, whatever the task."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import pytest
 
 from edge.runtime.bundle import load_bundle
 from export.bundle import write_bundle
-from tests.tiny_ptbxl import rows_of, write_ptbxl
+from tests.tiny_ptbxl import Row, rows_of, write_ptbxl
 from tests.windowed_bundles import windowed_checkpoint
+from trainer.ptbxl import CLASSES
 
 CODES = ["NORM", "IMI", "LVH"]
 TOP_3 = {"labels": "scp", "top": 3, "min_likelihood": 50.0}
@@ -52,6 +53,34 @@ def test_a_users_table_is_named_again_for_a_bundle_knows_no_more_than_its_name(c
     tuned = result_of("tune", "--data", root, "--bundle", bundle, "--table", table)
     assert tuned["before"]["calibration"] != tuned["after"]["calibration"]
     assert any("alerts keep their thresholds" in note for note in tuned["notes"])
+
+
+def test_streams_are_measured_by_the_task_and_the_card_says_which(command, result_of, root, tmp_path):
+    bundle = bundle_for(tmp_path / "b", {"min_likelihood": 50.0}, CLASSES)
+    uncertain = [Row(101, "{'IMI': 15.0}", 9, 101), Row(102, "{'IMI': 80.0}", 9, 102)]
+    more = write_ptbxl(tmp_path / "more", [*rows_of(CODES * 2, [9]), *uncertain])
+    figures = result_of("evaluate", "--data", more, "--bundle", bundle, "--bootstrap", 0)
+    quick = ("stream-evaluate", "--data", more, "--bundle", bundle, "--quick", "--bootstrap", 0, "--only", "warm")
+    streams = result_of(*quick)
+    assert streams["n_records"] == figures["n_records"] == 7
+    assert streams["warm"][0]["auc"]["per_class"]["MI"] == pytest.approx(figures["per_class"]["MI"]["auc"])
+    result_of("card", "--bundle", bundle, "--out", tmp_path / "card")
+    card = (tmp_path / "card" / "MODEL_CARD.md").read_text()
+    assert "at any likelihood" not in card
+    assert "min_likelihood 50" in card
+
+
+def test_streams_of_a_users_table_are_measured_when_it_is_named(command, result_of, root, tmp_path):
+    bundle = bundle_for(tmp_path / "b", TABLE, ["ACS"])
+    table = tmp_path / "acs.csv"
+    table.write_text("ecg_id,ACS\n" + "".join(f"{i},{int(i % 3 == 2)}\n" for i in range(1, 9)))
+    quick = ("stream-evaluate", "--data", root, "--bundle", bundle, "--quick", "--bootstrap", 0, "--only", "warm")
+    status, printed = command(*quick)
+    assert status == 2
+    assert "columns of acs.csv; name it with --table" in printed.err
+    measured = result_of(*quick, "--table", table)
+    assert (measured["n_records"], measured["classes"]) == (8, ["ACS"])
+    assert "--table acs.csv" in measured["command"]
 
 
 def test_labels_without_a_class_of_the_bundle_are_refused(command, result_of, root, tmp_path):

@@ -10,11 +10,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from edge.errors import ConfigError
-from trainer.augment import Augmentation
+from trainer.augment import AUGMENTATIONS, MIXES, Augmentation
 from trainer.claims import Claim
 from trainer.kinds import MAMBA, describe_config, model_config, with_outputs
 from trainer.mixed_precision import Precision
 from trainer.pretraining.plans import FITS, Plans
+from trainer.ptbxl import RATE_HZ, RECORD_SAMPLES
 from trainer.tasks import TaskPreset
 
 if sys.version_info >= (3, 11):
@@ -23,6 +24,7 @@ else:
     import tomli as tomllib
 
 PRESETS_DIR = Path(__file__).parent / "presets"
+RECORD_S = RECORD_SAMPLES / RATE_HZ
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Positive = Annotated[float, msgspec.Meta(gt=0.0)]
 
@@ -44,7 +46,7 @@ class TrainingPreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The recipe. A crop shorter than a record is cut at random; averaging over its hops happens when serving."""
 
     loss: Literal["bce", "cross_entropy"] = "bce"
-    """cross_entropy trains and reports on the records that have exactly one label."""
+    """cross_entropy trains and reports on the records that have exactly one label, which is all they aim at."""
     positive_weight: Literal["none", "balanced"] = "none"
     """balanced: a class's positives weigh as much as its negatives, by the training records' numbers (bce only)."""
     focal_gamma: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
@@ -178,9 +180,7 @@ def load_preset(name_or_path: str) -> Preset:
         model = model_config(kind, read.model)
     except (msgspec.ValidationError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(str(path), (str(error),)) from None
-    faults = tuple(_faults(kind, read))
-    if faults:
-        raise ConfigError(str(path), faults)
+    refuse_faults(str(path), kind, read.training, read.pretraining)
     task = read.task
     if task.table:
         task = msgspec.structs.replace(task, table=str(path.parent / task.table))
@@ -207,13 +207,38 @@ def _with_base(path: Path) -> dict[str, Any]:
     return {**read, **merged}
 
 
-def _faults(kind: str, read: _File) -> Iterator[str]:
-    """What each table allows, but not together."""
-    recipe = read.training
+def refuse_faults(source: str, kind: str, recipe: TrainingPreset, plans: Plans) -> None:
+    """Raise ConfigError for settings that are allowed one by one, but not together."""
+    faults = (*_faults_of_recipe(recipe), *_faults_of_plans(kind, plans))
+    if faults:
+        raise ConfigError(source, faults)
+
+
+def _faults_of_recipe(recipe: TrainingPreset) -> Iterator[str]:
     if recipe.loss != "bce" and (recipe.focal_gamma > 0 or recipe.positive_weight != "none"):
         yield '[training] focal_gamma and positive_weight belong to loss = "bce"'
+    if recipe.loss == "cross_entropy":
+        yield from (f'[training] {name} belongs to loss = "bce": {why}' for name, why in _other_targets(recipe))
     if recipe.burn_in_s >= recipe.crop_s:
         yield f"[training] burn_in_s leaves nothing of a crop of {recipe.crop_s} s"
-    for method in read.pretraining.stated():
+    if recipe.crop_s > RECORD_S:
+        yield f"[training] crop_s = {recipe.crop_s:g} is longer than a record of {RECORD_S:g} s"
+
+
+def _other_targets(recipe: TrainingPreset) -> Iterator[tuple[str, str]]:
+    """What makes of one label a record something else, and what."""
+    if recipe.soft_label_share > 0:
+        yield "soft_label_share", "a teacher's probabilities of several classes are no single label"
+    if recipe.statements_weight > 0:
+        yield "statements_weight", "a record has several statements"
+    mixes = [step.name for step in recipe.augment if AUGMENTATIONS[step.name] in MIXES]
+    for name in [*(["mixup"] if recipe.mixup > 0 else []), *mixes]:
+        yield name, "a mixed record has two labels"
+
+
+def _faults_of_plans(kind: str, plans: Plans) -> Iterator[str]:
+    for method, plan in plans.stated().items():
         if FITS.get(method, kind) != kind:
             yield f"[pretraining.{method}] is for kind {FITS[method]}, not {kind}"
+        if plan.crop_s is not None and plan.crop_s > RECORD_S:
+            yield f"[pretraining.{method}] crop_s = {plan.crop_s:g} is longer than a record of {RECORD_S:g} s"

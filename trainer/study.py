@@ -37,7 +37,8 @@ from trainer.filters import st_shift_uv
 from trainer.history import Epoch
 from trainer.kinds import describe_config, model_config
 from trainer.model import EcgMamba
-from trainer.preset import Preset, SignalPreset, TrainingPreset
+from trainer.one_label import each_by_itself
+from trainer.preset import Preset, SignalPreset, TrainingPreset, refuse_faults
 from trainer.pretraining.plans import Plans
 from trainer.pretraining.run import Pretraining, PretrainingEpoch, identity_of, plan_of
 from trainer.ptbxl import RATE_HZ, PtbXl
@@ -132,7 +133,7 @@ def variants_of(study: Study, base: Preset, epochs: int | None = None) -> dict[s
 
 
 def changed(base: Preset, name: str, changes: Changes) -> Preset:
-    """Return a preset with some settings changed."""
+    """Return a preset with some settings changed; raises ConfigError for one that is none or does not fit others."""
     try:
         model = model_config(base.kind, describe_config(base.model) | changes.model)
         signal = msgspec.convert(msgspec.to_builtins(base.signal) | changes.signal, SignalPreset)
@@ -142,6 +143,7 @@ def changed(base: Preset, name: str, changes: Changes) -> Preset:
         pretraining = msgspec.convert(plans, Plans)
     except msgspec.ValidationError as error:
         raise ConfigError(name, (str(error),)) from None
+    refuse_faults(name, base.kind, training, pretraining)
     return msgspec.structs.replace(base, model=model, signal=signal, training=training, pretraining=pretraining)
 
 
@@ -180,14 +182,17 @@ def run_variant(
     trainer = Trainer(preset, signal, train, tune, out, seed, {**facts, "init": init}, start)
     trainer.run(on_epoch=on_epoch)
     model = load_checkpoint(out / BEST_NAME).model
-    causal = preset.signal.filter == "causal"
+    causal, tune = preset.signal.filter == "causal", trainer.tune
+    warm = None
+    if isinstance(model, EcgMamba):
+        warm = macro_auc(tune.labels, each_by_itself(warm_logits(model, tune, seed), preset.training))
     return Outcome(
         variant=name,
         seed=seed,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         records=len(trainer.train),
         cold_auc=macro_auc(tune.labels, trainer.kept_logits(tune.signals)),
-        warm_auc=macro_auc(tune.labels, warm_logits(model, tune, seed)) if isinstance(model, EcgMamba) else None,
+        warm_auc=warm,
         st_shift_uv=st_shift_uv(np.array(signal.sos), signal.rate_hz) if causal else None,
     )
 

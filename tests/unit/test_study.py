@@ -84,6 +84,11 @@ def test_what_a_study_changes_in_its_base_all_variants_have(tmp_path):
         ('title = "t"\nbase = "tiny"\nseeds = []\n', "seeds"),
         ('title = "t"\nbase = "tiny"\n[changes]\npretraining.magic.epochs = 2\n', "magic"),
         ('title = "t"\nbase = "tiny"\n[changes]\npretraining.cpc.tau = 2\n', "tau"),
+        ('title = "t"\nbase = "tiny"\n[variants."x"]\ntraining.crop_s = 20\n', "longer than a record"),
+        (
+            'title = "t"\nbase = "tiny"\n[variants."x"]\ntraining.loss = "cross_entropy"\ntraining.mixup = 0.4\n',
+            "mixup belongs to",
+        ),
         ('title = "t"\nbase = "tiny"\n[variants."x"]\nstart = "magic"\n', "magic"),
         ('title = "t"\nbase = "tiny"\n[variants."x"]\nstart = "masked_clusters"\n', "hubert-ecg"),
     ],

@@ -17,11 +17,12 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, softmax
+from scipy.special import expit
 
 from edge.cli.output import say
 from edge.runtime.base import calibrated
 from edge.runtime.bundle import Bundle
+from edge.runtime.manifest import Manifest
 from trainer.batches import whole_frames
 from trainer.card.sources import Evaluations, Sources
 from trainer.card.write import write_card
@@ -30,15 +31,16 @@ from trainer.compare.exporting import bundle_of
 from trainer.compare.flops import record_flops
 from trainer.compare.runs import Run
 from trainer.metrics import figures
+from trainer.one_label import each_by_itself, is_single_label
 from trainer.plots import write_plots
 from trainer.predict import cached_logits, labels_of
 from trainer.preset import Preset
 from trainer.presets_command import task_name
 from trainer.ptbxl import PtbXl
-from trainer.report import DATA, fold_notes, measure, measured_model
+from trainer.report import DATA, Measurement, fold_notes, measure, measured_model
 from trainer.stream_evaluation.groups import group_rows
 from trainer.train import accuracy
-from trainer.tune import cross_fit, tune, with_f1_thresholds
+from trainer.tune import Tuning, cross_fit, tune, with_f1_thresholds
 
 Float32Array = NDArray[np.float32]
 
@@ -48,17 +50,16 @@ REPORT_NAME = "report.json"
 FORMAT = 2
 SEED = 0
 HALF = 0.5
+SOFTMAX_NOTE = (
+    "one label a record: figures are of the network's softmax; a bundle scores every class by itself, see `ecg-trainer "
+    "evaluate`"
+)
 
 
 def task_words(preset: Preset) -> str:
     """Say what a model is asked, and of which records: those of one such task are the same."""
     name = task_name(preset.describe()["task"])
-    return f"{name}, one label a record" if is_single_label(preset) else name
-
-
-def is_single_label(preset: Preset) -> bool:
-    """Whether a preset knows exactly one label a record, and so the records that have one."""
-    return preset.training.loss == "cross_entropy"
+    return f"{name}, one label a record" if is_single_label(preset.training) else name
 
 
 def reported(
@@ -70,7 +71,8 @@ def reported(
     """
     bundle = bundle_of(run.checkpoint, run.folder / BUNDLE_NAME, run.name)
     rows = data.rows(folds)[:limit]
-    if is_single_label(run.preset):
+    single = is_single_label(run.preset.training)
+    if single:
         rows = rows[labels_of(bundle, data, rows).sum(1) == 1]
     folder = run.folder / REPORT_FOLDER
     facts = [
@@ -80,6 +82,7 @@ def reported(
         list(folds),
         data.ecg_ids[rows].tolist(),
         replicates,
+        *([SOFTMAX_NOTE] if single else []),
     ]
     identity = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     report = _read(folder / REPORT_NAME)
@@ -95,9 +98,12 @@ def _report(
 ) -> dict[str, Any]:  # fmt: skip
     """Measure, draw and write; the JSON comes last, so that a torn report is made again.
 
-    The network's own ranking is measured; cross-fitted figures are those of classes in the light of each other.
+    The network's own ranking is measured, of a softmax that of its probabilities; cross-fitted figures are those of
+    classes in the light of each other.
     """
-    labels, logits, manifest = labels_of(bundle, data, rows), cached_logits(bundle, data, rows), bundle.manifest
+    manifest, single = bundle.manifest, is_single_label(run.preset.training)
+    labels = labels_of(bundle, data, rows)
+    logits = each_by_itself(cached_logits(bundle, data, rows), run.preset.training)
     tuning = tune(manifest, logits, labels, together=False)
     tuned = with_f1_thresholds(manifest, tuning)
     tuned = msgspec.structs.replace(tuned, metrics={"tuned_on_folds": folds})
@@ -110,13 +116,13 @@ def _report(
     report = {
         "identity": identity,
         **measurement.to_builtins(),
-        "macro_f1_at_half": f1_at_half(logits, labels, manifest.classes, is_single_label(run.preset)),
+        "macro_f1_at_half": f1_at_half(logits, labels, manifest.classes),
         "macro_auc_crossfit": crossfit.macro_auc,
         "macro_f1_crossfit": crossfit.macro_f1,
         "macro_auprc_crossfit": crossfit.macro_auprc,
         "ece_crossfit": crossfit.ece,
         "crossfit": msgspec.to_builtins(crossfit),
-        "accuracy": accuracy(labels, logits) if is_single_label(run.preset) else None,
+        "accuracy": accuracy(labels, logits) if single else None,
         "groups": msgspec.to_builtins(group_rows(data, rows, labels, logits, manifest.classes, replicates)),
         "calibration": msgspec.to_builtins(tuning.calibration),
         "mode": "batch",
@@ -126,7 +132,7 @@ def _report(
         "bundle": msgspec.to_builtins(measured_model(manifest)),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "command": command,
-        "notes": [*measurement.figures.notes, *tuning.notes, *fold_notes(tuned, folds), *run.notes],
+        "notes": notes_on(measurement, tuning, tuned, folds, run),
         "plots": [path.name for path in plots],
     }
     described = msgspec.structs.replace(tuned, metrics=report)
@@ -136,6 +142,12 @@ def _report(
     partial.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
     partial.replace(folder / REPORT_NAME)
     return report
+
+
+def notes_on(measurement: Measurement, tuning: Tuning, tuned: Manifest, folds: list[int], run: Run) -> list[str]:
+    """Return what to know of the figures before relying on them."""
+    of_softmax = [SOFTMAX_NOTE] if is_single_label(run.preset.training) else []
+    return [*measurement.figures.notes, *tuning.notes, *fold_notes(tuned, folds), *run.notes, *of_softmax]
 
 
 def facts_of(run: Run, report: dict[str, Any]) -> dict[str, str]:
@@ -160,18 +172,10 @@ def operations(run: Run) -> int:
     return record_flops(run.checkpoint.model, facts.signal.rate_hz, len(facts.leads), crop_samples)
 
 
-def f1_at_half(logits: Float32Array, labels: Float32Array, classes: Sequence[str], single_label: bool) -> float | None:
+def f1_at_half(logits: Float32Array, labels: Float32Array, classes: Sequence[str]) -> float | None:
     """Return the macro-F1 of calls at a probability of one half as the network gives it, before any calibration."""
-    probabilities = (_softmax if single_label else _sigmoid)(logits.astype(np.float64))
+    probabilities = np.asarray(expit(logits.astype(np.float64)))
     return figures(labels, probabilities, [HALF] * len(classes), classes).macro_f1
-
-
-def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(expit(logits))
-
-
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(softmax(logits, axis=1))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -10,10 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edge.runtime.manifest import SignalSpec
 from trainer.augment import augment
 from trainer.preset import TrainingPreset
 
 Float32Array = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -29,22 +31,25 @@ class Batch:
 
 
 def batches(
-    signals: Float32Array, targets: Float32Array, preset: TrainingPreset, rate_hz: int, stride: int,
-    std_mv: float, rng: np.random.Generator, views: int = 1,
+    signals: Float32Array, targets: Float32Array, preset: TrainingPreset, signal: SignalSpec, stride: int,
+    rng: np.random.Generator, views: int = 1,
 ) -> Iterator[Batch]:  # fmt: skip
     """Yield one epoch of batches, (records, samples, leads) in random order, the last incomplete one left out.
 
-    The same generator state gives the same batches. Of several views, all records' first crops come before all their
-    second ones, each cut and changed by itself.
+    signal: how they were normalised, for what changes them in millivolts. The same generator state gives the same
+    batches. Of several views, all records' first crops come before all their second ones, each cut and changed by
+    itself.
     """
+    rate_hz, mean_mv, std_mv = signal.rate_hz, np.array(signal.mean_mv), np.array(signal.std_mv)  # (leads,)
     crop = whole_frames(preset.crop_s, rate_hz, stride)
     size = min(preset.batch_size, len(signals))
     for chosen in record_batches(len(signals), size, preset.passes, rng):
         rows = np.tile(chosen, views)
         crops, aims = random_crops(signals, rows, crop, rng), targets[rows]
         if preset.augment:
-            changed, aims = augment(crops * np.float32(std_mv), aims, preset.augment, rate_hz, rng)
-            crops = changed / np.float32(std_mv)
+            mean, std = np.float32(mean_mv), np.float32(std_mv)
+            changed, aims = augment(crops * std + mean, aims, preset.augment, rate_hz, rng)
+            crops = (changed - mean) / std
         crops, aims = mixed(augmented(crops, preset, std_mv, rng), aims, preset.mixup, rng)
         carried = bool(rng.random() < preset.carried_share)
         burn_in = whole_frames(preset.burn_in_s, rate_hz, stride) // stride if carried and preset.burn_in_s else 0
@@ -77,13 +82,18 @@ def random_crops(
     return np.stack([signals[row, at : at + samples] for row, at in zip(rows, starts, strict=True)])
 
 
-def augmented(crops: Float32Array, preset: TrainingPreset, std_mv: float, rng: np.random.Generator) -> Float32Array:
-    """Return changed copies of crops (batch, samples, leads): gain, white noise, silent leads."""
+def augmented(
+    crops: Float32Array, preset: TrainingPreset, std_mv: Float64Array, rng: np.random.Generator
+) -> Float32Array:
+    """Return changed copies of crops (batch, samples, leads): gain, white noise, silent leads.
+
+    std_mv: what one of each lead (leads,) is in millivolts.
+    """
     batch, _, leads = crops.shape
     gain = rng.uniform(1 - preset.gain_jitter, 1 + preset.gain_jitter, (batch, 1, 1)).astype(np.float32)
     changed = crops * gain
     if preset.noise_mv > 0:
-        scale = rng.uniform(0, preset.noise_mv / std_mv, (batch, 1, 1)).astype(np.float32)
+        scale = (rng.random((batch, 1, 1)) * (preset.noise_mv / std_mv)).astype(np.float32)
         changed += scale * rng.standard_normal(crops.shape, dtype=np.float32)
     if preset.lead_dropout > 0:
         changed *= rng.random((batch, 1, leads)) >= preset.lead_dropout

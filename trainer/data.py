@@ -31,14 +31,21 @@ class Split:
     labels: Float32Array  # (records, classes)
     targets: Float32Array | None = None  # (records, outputs) what training aims at where that is not the labels
     classes: tuple[str, ...] = CLASSES  # what the columns of the labels are
+    ecg_ids: NDArray[np.int64] | None = None  # (records,) which records they are, where that is known
 
     def __len__(self) -> int:
         return len(self.signals)
 
+    @property
+    def aims(self) -> Float32Array:
+        """What training aims at (records, outputs)."""
+        return self.labels if self.targets is None else self.targets
+
     def chosen(self, rows: NDArray[np.bool_]) -> Split:
         """Return the split of some of its records."""
         targets = None if self.targets is None else self.targets[rows]
-        return Split(self.signals[rows], self.labels[rows], targets, self.classes)
+        ecg_ids = None if self.ecg_ids is None else self.ecg_ids[rows]
+        return Split(self.signals[rows], self.labels[rows], targets, self.classes, ecg_ids)
 
 
 def fit_signal(data: PtbXl, rows: Rows, preset: SignalPreset) -> SignalSpec:
@@ -73,7 +80,7 @@ def load_split(data: PtbXl, rows: Rows, spec: FrontendSpec, zero_phase: bool = F
         process = zero_phase_records if zero_phase else process_records
         signals[done : done + len(batch)] = process(spec, records_mv(data, batch))
         done += len(batch)
-    return Split(signals, data.labels[rows], classes=data.classes)
+    return Split(signals, data.labels[rows], classes=data.classes, ecg_ids=data.ecg_ids[rows])
 
 
 def zero_phase_records(spec: FrontendSpec, samples_mv: NDArray[np.float64]) -> NDArray[np.float64]:

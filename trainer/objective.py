@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.batches import Batch
-from trainer.data import Split
 from trainer.model import EcgMamba, State
 from trainer.preset import TrainingPreset
+
+LEFT_ALONE = ("A_log", "A_imag", ".D")
+"""Matrices or not, the dynamics of a state-space model, which weight decay would move."""
+LEFT_ALONE_BEFORE = ("A_log", ".D")
+"""Those of runs whose checkpoints do not say; they go on as they were begun."""
 
 
 def training_logits(model: nn.Module, batch: Batch, left_behind: State) -> tuple[Tensor, State]:
@@ -47,14 +52,16 @@ class TrainingPass(nn.Module):
 def loss_of(
     logits: Tensor, targets: Tensor, n_classes: int, recipe: TrainingPreset, positive_weight: Tensor | None = None
 ) -> Tensor:
-    """Binary cross-entropy per class, or cross-entropy over classes where records have one label.
+    """Binary cross-entropy per class, or cross-entropy between distributions over the classes, one label a record's.
 
     Positives weigh as `positive_weight` (n_classes,) says, and what is already right less by `focal_gamma`. Outputs
     beyond the classes are SCP statements, whose binary cross-entropy counts by `statements_weight`.
     """
+    of_classes, aims = logits[:, :n_classes], targets[:, :n_classes]
     if recipe.loss == "cross_entropy":
-        return F.cross_entropy(logits, targets.argmax(1))
-    loss = binary_loss(logits[:, :n_classes], targets[:, :n_classes], recipe.focal_gamma, positive_weight)
+        loss = F.cross_entropy(of_classes, aims)
+    else:
+        loss = binary_loss(of_classes, aims, recipe.focal_gamma, positive_weight)
     if recipe.statements_weight == 0:
         return loss
     statements = F.binary_cross_entropy_with_logits(logits[:, n_classes:], targets[:, n_classes:])
@@ -94,17 +101,15 @@ def learning_rate(step: int, steps: int, recipe: TrainingPreset) -> float:
     return recipe.learning_rate * (1e-3 + (1 - 1e-3) * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay matrices only; biases, norms and the dynamics (A_log, D) are left as they are (mamba_ssm does the same)."""
+def parameter_groups(
+    model: nn.Module, weight_decay: float, left_alone: Sequence[str] = LEFT_ALONE
+) -> list[dict[str, Any]]:
+    """Decay matrices only; biases, norms and the dynamics are left as they are (mamba_ssm and S4D do the same).
+
+    left_alone: how the names of the dynamics end.
+    """
     decayed: list[Tensor] = []
     kept: list[Tensor] = []
     for name, parameter in model.named_parameters():
-        (kept if parameter.ndim < 2 or name.endswith(("A_log", ".D")) else decayed).append(parameter)
+        (kept if parameter.ndim < 2 or name.endswith(tuple(left_alone)) else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
-
-
-def only_single_label(split: Split, recipe: TrainingPreset) -> Split:
-    """Keep the records with exactly one label where the loss asks for it."""
-    if recipe.loss != "cross_entropy":
-        return split
-    return split.chosen(split.labels.sum(1) == 1)

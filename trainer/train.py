@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,21 @@ from trainer.data import Split
 from trainer.distributed import Workers, alone
 from trainer.frozen import freeze, settle, train_mode
 from trainer.history import Epoch, best_of, is_finished
+from trainer.identity import differences, run_identity
 from trainer.kinds import build_model, narrowed, record_logits, with_outputs
 from trainer.memory import keep_freed_memory
 from trainer.mixed_precision import computed_in, mixed_precision
 from trainer.model import State
 from trainer.objective import (
+    LEFT_ALONE,
+    LEFT_ALONE_BEFORE,
     TrainingPass,
     learning_rate,
     loss_of,
-    only_single_label,
     parameter_groups,
     positive_weights,
 )
+from trainer.one_label import each_by_itself, only_single_label
 from trainer.predict import BATCH_RECORDS
 from trainer.preset import Preset, same_recipe
 from trainer.progress import progress
@@ -73,7 +76,8 @@ class Trainer:
         self.out, self.facts, self.seed = out, {**facts, "seed": seed, "computed_in": precision}, seed
         torch.manual_seed(seed)
         self.rng = np.random.default_rng(seed)
-        self.targets = self.train.labels if self.train.targets is None else self.train.targets
+        self.targets = self.train.aims
+        self.identity = run_identity(seed, self.train, self.tune)
         self.positive_weight = positive_weights(self.train.labels, self.recipe, self.workers.device)
         model = build_model(preset.kind, with_outputs(preset.model, self.targets.shape[1]))
         if start is not None:
@@ -84,7 +88,7 @@ class Trainer:
         self.forward = self.workers.replicated(TrainingPass(self.model), skips_layers=preset.kind == "hubert-ecg")
         averaging = get_ema_multi_avg_fn(self.recipe.average_decay)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True)
-        self.optimiser = torch.optim.AdamW(parameter_groups(self.model, self.recipe.weight_decay), fused=False)
+        self._begin_optimiser(LEFT_ALONE)
         self.steps = self.recipe.epochs * batches_per_epoch(len(self.train.signals), self.recipe)
         self.history: list[Epoch] = []
         self.step = 0
@@ -112,11 +116,8 @@ class Trainer:
         start_s, losses = time.monotonic(), []
         self.workers.reseed(self.seed, len(self.history))
         train_mode(self.model, self.recipe.frozen)
-        std_mv = float(np.mean(self.signal.std_mv))
         stride = getattr(self.preset.model, "stride", 1)
-        epoch_batches = batches(
-            self.train.signals, self.targets, self.recipe, self.signal.rate_hz, stride, std_mv, self.rng
-        )
+        epoch_batches = batches(self.train.signals, self.targets, self.recipe, self.signal, stride, self.rng)
         for batch in epoch_batches:
             losses.append(self._step(batch))
             on_step()
@@ -129,6 +130,12 @@ class Trainer:
                 self._keep_best()
             self._save_last(left_behind)
         return epoch
+
+    def _begin_optimiser(self, left_alone: Sequence[str]) -> None:
+        """left_alone: what weight decay spares, see `parameter_groups`."""
+        self.left_alone = list(left_alone)
+        groups = parameter_groups(self.model, self.recipe.weight_decay, left_alone)
+        self.optimiser = torch.optim.AdamW(groups, fused=False)
 
     def _freeze(self, settled: bool) -> None:
         if not settled:
@@ -168,7 +175,7 @@ class Trainer:
         return narrowed(self.preset.kind, self.preset.model, wide).to(self.workers.device)
 
     def kept_logits(self, signals: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return what the kept model says of whole records, (records, classes)."""
+        """Return what the kept model says of whole records, (records, classes), each class by itself."""
         return self._logits(load_checkpoint(self.out / BEST_NAME).model.to(self.workers.device), signals)
 
     def _logits(self, model: nn.Module, signals: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -176,7 +183,7 @@ class Trainer:
         starts = range(0, len(signals), BATCH_RECORDS)
         with self._mixed_precision():
             parts = [record_logits(model, signals[start : start + BATCH_RECORDS], crop_samples) for start in starts]
-        return np.concatenate(parts)
+        return each_by_itself(np.concatenate(parts), self.recipe)
 
     def _mixed_precision(self) -> torch.autocast:
         return mixed_precision(self.recipe.precision, self.workers.device.type)
@@ -195,6 +202,8 @@ class Trainer:
             "preset": json.dumps(self.preset.describe(), sort_keys=True),
             "start": json.dumps(self.facts.get("init"), sort_keys=True),
             "records": len(self.train.signals),
+            "identity": self.identity,
+            "left_alone": self.left_alone,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -209,7 +218,7 @@ class Trainer:
         partial.replace(self.out / LAST_NAME)
 
     def _resume(self) -> None:
-        """Go on from the last finished epoch if this very recipe was begun here."""
+        """Go on from the last finished epoch if this very run was begun here."""
         state = self.workers.agreed(self._saved)
         if state is None:
             return
@@ -217,10 +226,14 @@ class Trainer:
             raise RunMismatchError(self.out, "another preset")
         if state.get("start", "null") != json.dumps(self.facts.get("init"), sort_keys=True):
             raise RunMismatchError(self.out, "another start (--init)")
+        differing = " and ".join(differences(state.get("identity", {}), self.identity))
+        if differing:
+            raise RunMismatchError(self.out, differing)
         if state["records"] != len(self.train.signals):
             raise RunMismatchError(self.out, "other records")
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
+        self._begin_optimiser(state.get("left_alone", LEFT_ALONE_BEFORE))
         self.optimiser.load_state_dict(state["optimiser"])
         torch.set_rng_state(state["torch_rng"])
         self.rng.bit_generator.state = json.loads(state["numpy_rng"])

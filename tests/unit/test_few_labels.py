@@ -85,7 +85,7 @@ def test_training_targets_follow_the_share_of_the_recipe(tmp_path):
 def test_an_epoch_of_several_passes_goes_through_the_records_so_often_in_new_order():
     recipe = TrainingPreset(batch_size=4, passes=3, crop_s=10.0)
     signals = np.tile(np.arange(8, dtype=np.float32)[:, None, None], (1, 1000, 1))
-    epoch = list(batches(signals, np.zeros((8, 1), np.float32), recipe, 100, 1, 0.2, np.random.default_rng(0)))
+    epoch = list(batches(signals, np.zeros((8, 1), np.float32), recipe, SIGNAL, 1, np.random.default_rng(0)))
     assert len(epoch) == batches_per_epoch(8, recipe) == 6
     seen = torch.cat([batch.crops[:, 0, 0] for batch in epoch]).reshape(3, 8).int().tolist()
     assert all(sorted(of_pass) == list(range(8)) for of_pass in seen)

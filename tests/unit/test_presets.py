@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from edge.errors import ConfigError
+from edge.runtime.manifest import SignalSpec
 from tests.small_networks import SMALLER
 from tests.tiny_ptbxl import rows_of, write_ptbxl
-from trainer.augment import Augmentation
-from trainer.batches import batches
+from trainer.augment import AUGMENTATIONS, Augmentation
+from trainer.batches import augmented, batches
 from trainer.checkpoint import load_checkpoint
 from trainer.cli import main
 from trainer.data import prepared
@@ -32,6 +33,7 @@ SHIPPED = {
     "streaming-distilled": 178_789, "tiny": 4_341, "xresnet1d101": 1_872_261,
 }  # fmt: skip
 SMALLER_MAMBA = {"d_model": 16, "n_layers": 1}
+SIGNAL = SignalSpec(100, (0.05, 40.0), [(1.0, 0.0, 0.0, 1.0, 0.0, 0.0)], mean_mv=[0.0] * 12, std_mv=[0.2] * 12)
 CODES = ["NORM", "IMI", "NDT", "LAFB", "LVH"]
 
 
@@ -98,6 +100,12 @@ def test_every_preset_of_the_package_is_in_the_list_above():
     [
         ("[training]\naugment = [{ name = 'warp' }]\n", "heart_rate_warp"),
         ("[training]\nloss = 'cross_entropy'\nfocal_gamma = 2.0\n", "focal_gamma"),
+        ("[training]\nloss = 'cross_entropy'\nsoft_label_share = 0.5\n", "soft_label_share"),
+        ("[training]\nloss = 'cross_entropy'\nstatements_weight = 0.5\n", "statements_weight"),
+        ("[training]\nloss = 'cross_entropy'\nmixup = 0.4\n", "mixup belongs to"),
+        ("[training]\nloss = 'cross_entropy'\naugment = [{ name = 'segment_cutmix' }]\n", "segment_cutmix belongs to"),
+        ("[training]\ncrop_s = 10.5\n", "crop_s = 10.5 is longer than a record of 10 s"),
+        ("[pretraining.simclr]\ncrop_s = 12\n", "crop_s = 12 is longer than a record of 10 s"),
         ("[pretraining.masked_clusters]\nepochs = 3\n", "hubert-ecg"),
         ("[task]\nlabels = 'table'\n", "belong together"),
         ("[task]\nlabels = 'diagnoses'\n", "diagnoses"),
@@ -144,6 +152,16 @@ def test_positives_of_a_rare_class_weigh_as_much_as_its_negatives():
     assert loss.item() == pytest.approx(np.log(2) * (4 + 1 + 1) / 3)
 
 
+def test_one_label_a_record_is_learned_from_the_classes_alone_and_by_the_shares_of_a_mixture():
+    recipe, logits = TrainingPreset(loss="cross_entropy"), torch.tensor([[2.0, 0.0, 0.0, 9.0]])
+    right, mixture = torch.tensor([[1.0, 0.0, 0.0, 1.0]]), torch.tensor([[0.75, 0.25, 0.0, 0.0]])
+    log_p = np.log(np.exp([2.0, 0.0]) / (np.exp(2) + 2))
+    assert loss_of(logits, right, 3, recipe).item() == pytest.approx(-log_p[0])  # the fourth output is a statement
+    assert loss_of(logits, mixture, 3, recipe).item() == pytest.approx(-0.75 * log_p[0] - 0.25 * log_p[1])
+    both = loss_of(logits, right, 3, TrainingPreset(loss="cross_entropy", statements_weight=0.5)).item()
+    assert both == pytest.approx(-log_p[0] + 0.5 * np.log1p(np.exp(-9.0)), rel=1e-5)
+
+
 def test_focal_loss_forgives_what_is_nearly_right():
     logits, targets = torch.tensor([[3.0, -1.0]]), torch.tensor([[1.0, 1.0]])
     near, far = 1 / (1 + np.exp(3.0)), 1 / (1 + np.exp(-1.0))
@@ -155,12 +173,41 @@ def test_augmentations_of_a_recipe_change_batches_and_leave_others_as_they_were(
     signals, targets = np.ones((8, 1000, 12), np.float32), np.eye(8, dtype=np.float32)
 
     def epoch(recipe):
-        return list(batches(signals, targets, recipe, 100, 1, 0.2, np.random.default_rng(0)))
+        return list(batches(signals, targets, recipe, SIGNAL, 1, np.random.default_rng(0)))
 
     noisy = TrainingPreset(batch_size=4, augment=(Augmentation("channel_noise", settings={"most_mv": 0.1}),))
     crops = torch.cat([batch.crops for batch in epoch(noisy)])
     assert 0.02 < crops.std(1).mean() * 0.2 < 0.1  # millivolts, whatever the normalisation
     assert all(torch.equal(batch.crops, torch.ones(4, 250, 12)) for batch in epoch(TrainingPreset(batch_size=4)))
+
+
+def test_augmentations_are_told_millivolts_whatever_the_normalisation():
+    records_mv = np.random.default_rng(0).normal(0.5, 1.0, (8, 1000, 12)).astype(np.float32)
+    mean_mv, std_mv = np.linspace(-0.2, 0.3, 12), np.linspace(0.05, 0.6, 12)
+    per_lead = msgspec.structs.replace(SIGNAL, mean_mv=mean_mv.tolist(), std_mv=std_mv.tolist())
+    recipe = TrainingPreset(batch_size=8, crop_s=10.0, augment=(Augmentation("time_shift"),))
+    seen = []
+
+    def watched(ecg, rate_hz, rng):
+        seen.append(ecg)
+        return ecg
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(AUGMENTATIONS, "time_shift", watched)
+        normalised = ((records_mv - mean_mv) / std_mv).astype(np.float32)
+        (batch,) = batches(normalised, np.eye(8, dtype=np.float32), recipe, per_lead, 1, np.random.default_rng(0))
+    order = batch.targets.argmax(1).numpy()
+    np.testing.assert_allclose(seen[0], records_mv[order], atol=1e-5)
+    np.testing.assert_allclose(batch.crops.numpy(), normalised[order], atol=1e-4)
+
+
+def test_white_noise_is_as_high_in_millivolts_on_every_lead():
+    std_mv = np.linspace(0.05, 0.6, 12)
+    silence, recipe = np.zeros((64, 1000, 12), np.float32), TrainingPreset(noise_mv=0.1)
+    noise_mv = augmented(silence, recipe, std_mv, np.random.default_rng(0)) * std_mv
+    height_mv = noise_mv.std(1)  # (batch, leads)
+    np.testing.assert_allclose(height_mv, np.broadcast_to(height_mv.mean(1, keepdims=True), (64, 12)), rtol=0.15)
+    assert 0.04 < height_mv.mean() < 0.06  # evenly up to 0.1
 
 
 def test_the_model_of_a_preset_is_stated_whole(capsys):

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from edge.errors import BundleError, ConfigError
+from edge.runtime.manifest import SignalSpec
 from edge.signal.bandpass import CausalBandpass
 from edge.signal.leads import STANDARD_LEADS
 from tests.tiny_ptbxl import rows_of, write_ptbxl
@@ -22,7 +23,8 @@ from trainer.kinds import build_model, narrowed, record_logits, with_outputs
 from trainer.mixed_precision import computed_in
 from trainer.model import EcgMamba
 from trainer.networks.resnet import ResnetConfig
-from trainer.objective import learning_rate, loss_of, only_single_label, training_logits
+from trainer.objective import learning_rate, loss_of, training_logits
+from trainer.one_label import only_single_label
 from trainer.preset import SignalPreset, TrainingPreset, load_preset
 from trainer.ptbxl import CLASSES, open_ptbxl
 from trainer.train import (
@@ -36,6 +38,8 @@ from trainer.train import (
 
 CODES = ["NORM", "IMI", "NDT", "LAFB", "LVH"]
 TINY = load_preset("tiny")
+SIGNAL = SignalSpec(100, (0.05, 40.0), [(1.0, 0.0, 0.0, 1.0, 0.0, 0.0)], mean_mv=[0.0] * 12, std_mv=[0.2] * 12)
+STD_MV = np.array(SIGNAL.std_mv)
 LIVELY = TrainingPreset(gain_jitter=0.2, noise_mv=0.01, lead_dropout=0.1, carried_share=0.5, batch_size=4)
 
 
@@ -84,7 +88,7 @@ def noise(*shape, seed=0):
 
 def epoch_of(seed, preset=LIVELY):
     signals, labels = noise(9, 1000, 12), np.eye(5, dtype=np.float32)[np.arange(9) % 5]
-    return list(batches(signals, labels, preset, 100, 4, 0.2, np.random.default_rng(seed)))
+    return list(batches(signals, labels, preset, SIGNAL, 4, np.random.default_rng(seed)))
 
 
 # Front-end
@@ -117,7 +121,7 @@ def test_a_split_is_filtered_by_the_filter_that_serves(data, signal, splits):
 def test_augmentation_leaves_its_input_as_it_was():
     crops = noise(4, 100, 12)
     before = crops.copy()
-    changed = augmented(crops, LIVELY, 0.2, np.random.default_rng(1))
+    changed = augmented(crops, LIVELY, STD_MV, np.random.default_rng(1))
     np.testing.assert_array_equal(crops, before)
     assert not np.array_equal(changed, crops)
     assert changed.dtype == np.float32
@@ -125,19 +129,19 @@ def test_augmentation_leaves_its_input_as_it_was():
 
 def test_the_same_seed_augments_alike_and_another_one_otherwise():
     crops = noise(4, 100, 12)
-    first, again, other = (augmented(crops, LIVELY, 0.2, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    first, again, other = (augmented(crops, LIVELY, STD_MV, np.random.default_rng(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
 def test_without_any_augmentation_a_crop_is_the_record_itself():
     crops = noise(4, 100, 12)
-    np.testing.assert_array_equal(augmented(crops, TrainingPreset(), 0.2, np.random.default_rng(1)), crops)
+    np.testing.assert_array_equal(augmented(crops, TrainingPreset(), STD_MV, np.random.default_rng(1)), crops)
 
 
 def test_gain_stays_within_its_limits_and_is_one_number_per_crop():
     ones = np.ones((64, 10, 12), dtype=np.float32)
-    gains = augmented(ones, TrainingPreset(gain_jitter=0.2), 0.2, np.random.default_rng(1))
+    gains = augmented(ones, TrainingPreset(gain_jitter=0.2), STD_MV, np.random.default_rng(1))
     assert gains.min() >= 0.8
     assert gains.max() <= 1.2
     assert np.ptp(gains, axis=(1, 2)).max() == 0.0
@@ -146,7 +150,7 @@ def test_gain_stays_within_its_limits_and_is_one_number_per_crop():
 
 def test_a_dropped_lead_is_silent_throughout_and_the_others_are_untouched():
     crops = np.abs(noise(64, 50, 12)) + 1.0
-    changed = augmented(crops, TrainingPreset(lead_dropout=0.25), 0.2, np.random.default_rng(1))
+    changed = augmented(crops, TrainingPreset(lead_dropout=0.25), STD_MV, np.random.default_rng(1))
     silent = (changed == 0).all(axis=1)
     assert 0.1 < silent.mean() < 0.4
     np.testing.assert_array_equal(changed, crops * ~silent[:, None, :])

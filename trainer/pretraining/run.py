@@ -21,12 +21,13 @@ from trainer.batches import Batch, batches, batches_per_epoch, random_crops, who
 from trainer.checkpoint import save_checkpoint
 from trainer.data import Split
 from trainer.distributed import alone
+from trainer.identity import records_hash
 from trainer.kinds import build_model
 from trainer.memory import keep_freed_memory
 from trainer.mixed_precision import computed_in
 from trainer.model import EcgMamba
 from trainer.networks.hubert import Hubert
-from trainer.objective import learning_rate, parameter_groups
+from trainer.objective import LEFT_ALONE, LEFT_ALONE_BEFORE, learning_rate, parameter_groups
 from trainer.preset import Preset, TrainingPreset
 from trainer.pretraining.byol import Byol
 from trainer.pretraining.cpc import Cpc
@@ -76,6 +77,7 @@ class Pretraining:
         self.method = build_method(self.network, self.plan, given)
         self.history: list[PretrainingEpoch] = []
         self.stage = -1
+        self.left_alone = list(LEFT_ALONE)
 
     def run(self, on_epoch: Callable[[PretrainingEpoch], None] = lambda epoch: None) -> PretrainingEpoch:
         """Go through all stages; return the last epoch."""
@@ -107,7 +109,8 @@ class Pretraining:
     def _enter(self, stage: int) -> None:
         self.stage = stage
         self.method.trained.to(self.workers.device)
-        self.optimiser = torch.optim.AdamW(parameter_groups(self.method.trained, self.recipe.weight_decay))
+        groups = parameter_groups(self.method.trained, self.recipe.weight_decay, self.left_alone)
+        self.optimiser = torch.optim.AdamW(groups)
 
     def _epoch(self, on_step: Callable[[], None]) -> PretrainingEpoch:
         start_s = time.monotonic()
@@ -116,11 +119,9 @@ class Pretraining:
         self.workers.reseed(self.seed, len(self.history))
         self.method.trained.train()
         unlabelled = np.zeros((len(self.train), 0), np.float32)
-        std_mv = float(np.mean(self.signal.std_mv))
         epoch_batches = batches(
-            self.train.signals, unlabelled, self.recipe, self.signal.rate_hz, self.stride, std_mv, self.rng,
-            self.method.views,
-        )  # fmt: skip
+            self.train.signals, unlabelled, self.recipe, self.signal, self.stride, self.rng, self.method.views
+        )
         for batch in epoch_batches:
             loss, score = self._step(batch, len(losses))
             losses.append(loss)
@@ -153,6 +154,8 @@ class Pretraining:
                         list(STANDARD_LEADS), {**self.facts, "pretraining": done}, self.preset.kind)  # fmt: skip
         state = {
             "of": self._identity(),
+            "records": records_hash(self.train),
+            "left_alone": self.left_alone,
             "stage": self.stage,
             "method": self.method.state(),
             "optimiser": self.optimiser.state_dict(),
@@ -172,7 +175,10 @@ class Pretraining:
             return
         state = torch.load(path, weights_only=True, map_location="cpu")
         if state.get("of") != self._identity():
-            raise RunMismatchError(self.out, "another preset or other records")
+            raise RunMismatchError(self.out, "another preset or seed, or other records")
+        if state.get("records", records_hash(self.train)) != records_hash(self.train):
+            raise RunMismatchError(self.out, "other records to learn from (--folds, --limit)")
+        self.left_alone = list(state.get("left_alone", LEFT_ALONE_BEFORE))
         self.method.restore(state["stage"], state["method"])
         self._enter(state["stage"])
         self.optimiser.load_state_dict(state["optimiser"])

@@ -104,8 +104,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def model_from_bundle(bundle: Bundle) -> EcgMamba | Windowed:
     """Build the PyTorch model of a bundle, in evaluation mode: of a windowed one as it is evaluated, over crops.
 
-    Raises BundleError when the manifest does not describe a model of the trainer's or the weights do not fit it.
+    Raises BundleError when the manifest does not describe a model of the trainer's, when the bundle has no weights
+    beside its graph, or when they do not fit.
     """
+    if WEIGHTS_NAME not in bundle.manifest.files:
+        raise BundleError(bundle.path, f"has no {WEIGHTS_NAME}: a graph alone runs, but is no model of PyTorch's")
     table = dict(bundle.manifest.model)
     if bundle.manifest.kind != WINDOWED:
         model = _model(bundle.path, MAMBA, table, bundle.weights_path)

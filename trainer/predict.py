@@ -66,7 +66,7 @@ def score(bundle: Bundle, data: PtbXl, rows: Rows, mode: str, runtime_name: str 
 def cached_logits(bundle: Bundle, data: PtbXl, rows: Rows) -> Float32Array:
     """Return the logits (records, classes) of whole records in PyTorch, or what the same weights gave before."""
     manifest = bundle.manifest
-    facts = [manifest.files[WEIGHTS_NAME], msgspec.to_builtins(manifest.signal), manifest.model, manifest.window_s,
+    facts = [manifest.files.get(WEIGHTS_NAME), msgspec.to_builtins(manifest.signal), manifest.model, manifest.window_s,
              data.ecg_ids[rows].tolist()]  # fmt: skip
     return cached_arrays("records", facts, lambda: {"logits": score(bundle, data, rows, "batch").logits})["logits"]
 

@@ -45,7 +45,7 @@ class Keeper:
         self._store, self._disk, self._clock, self._metrics = store, disk, clock, metrics
         self._on_released = on_released
         self._saving = asyncio.Lock()
-        self.model_hash = runtime.bundle.manifest.model_hash
+        self.model_hash = runtime.bundle.manifest.state_hash
         """What snapshots are kept by: the state of another model says nothing to this one."""
 
     async def run(self, interval_s: float) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 
 from edge.signal.frontend import FrontendSpec
+from edge.signal.lead_quality import MIN_HOP_SAMPLES
 from edge.signal.leads import STANDARD_LEADS
 
 MANIFEST_NAME = "manifest.json"
@@ -25,9 +28,10 @@ WINDOW = "window"
 GRAPHS = {"fp32": ONNX_NAME, "fp16": "model_fp16.onnx"}
 """Precision of the projections → the file that holds the graph. A bundle needs only the first; TensorRT takes both."""
 
-Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"
+Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 Probability = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
-Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class SignalSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,6 +42,14 @@ class SignalSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sos: list[tuple[float, float, float, float, float, float]]
     mean_mv: list[float]
     std_mv: list[float]
+
+    @property
+    def settles(self) -> bool:
+        """Whether every section is normalised and forgets: both poles within the unit circle.
+
+        The triangle of Jury's criterion for 1 + a1 z⁻¹ + a2 z⁻²: |a2| < 1 and |a1| < 1 + a2.
+        """
+        return all(a0 == 1.0 and abs(a2) < 1.0 and abs(a1) < 1.0 + a2 for *_, a0, a1, a2 in self.sos)
 
     def frontend(self) -> FrontendSpec:
         """Return the front-end's specification as arrays."""
@@ -157,8 +169,23 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def model_hash(self) -> str:
-        """SHA-256 of the ONNX graph: what a score or an alert names its model by."""
+        """SHA-256 of `model.onnx`: what a score, an alert and the model card name the model by.
+
+        It says nothing of the rest, the weights that the native runtime reads, calibration and thresholds; what carried
+        state depends on is `state_hash`.
+        """
         return self.files[ONNX_NAME]
+
+    @property
+    def state_hash(self) -> str:
+        """SHA-256 of all that decides what a stream's carried state means: a state goes on where this is the same.
+
+        Graph and weights, what they are fed, and how hops make windows. Neither calibration nor thresholds, which come
+        after the state, nor the float16 graph, which carries the same.
+        """
+        facts: list[object] = [self.files[ONNX_NAME], self.files.get(WEIGHTS_NAME), self.kind, self.classes]
+        facts += [self.leads, self.signal, self.stride, self.window_s, self.hop_s, self.vote_hops, self.state]
+        return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()
 
     def frontend(self) -> FrontendSpec:
         """Return the front-end's specification as arrays."""
@@ -193,12 +220,18 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             (not all(math.isfinite(n) for n in numbers), "a number is not finite"),
             (any(std <= 0 for std in signal.std_mv), "signal.std_mv must be positive"),
             (not signal.sos, "signal.sos is empty"),
+            (not signal.settles, "a section of signal.sos is not normalised to a0 = 1 or is not stable"),
             (set(self.operating_points) != set(self.classes), "operating_points must name exactly the classes"),
             (any(p.off > p.on for p in self.operating_points.values()), "an operating point has off above on"),
-            (self.hop_samples < 1 or self.hop_samples % self.stride != 0, "hop_s must be a multiple of the stride"),
+            (self.hop_samples % self.stride != 0, "hop_s must be a multiple of the stride"),
             (
-                self.hop_samples > 0 and self.window_samples % self.hop_samples != 0,
-                "window_s must be whole hops",
+                self.hop_samples < MIN_HOP_SAMPLES,
+                f"hop_s must be {MIN_HOP_SAMPLES} samples or more: fewer tell nothing of a lead's quality",
+            ),
+            (
+                self.window_samples < self.hop_samples
+                or (self.hop_samples > 0 and self.window_samples % self.hop_samples != 0),
+                "window_s must be whole hops, one at least",
             ),
             (
                 self.hop_samples > 0 and self.vote_hops > 0 and not 2 <= self.vote_hops <= self.window_hops,
@@ -213,6 +246,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 self.kind == WINDOWED and self.state != [window_tensor(self.window_samples, leads)],
                 f"the state of a windowed bundle is {WINDOW} alone, with the shape (window samples, leads)",
             ),
+            (len({tensor.name for tensor in self.state}) != len(self.state), "state names a tensor twice"),
             (
                 not set(self._watched) <= {tensor.name for tensor in self.state},
                 "state_monitor names a tensor that is not in state",
@@ -221,6 +255,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 not all(watched.rises for watched in self._watched.values()),
                 "a range of state_monitor must be positive and rise: p50, p99, p99_9, max, limit",
             ),
-            (not {ONNX_NAME, WEIGHTS_NAME} <= set(self.files), f"files must list {ONNX_NAME} and {WEIGHTS_NAME}"),
-            (any("/" in name or name.startswith(".") for name in self.files), "files has an unsafe name"),
+            (ONNX_NAME not in self.files, f"files must list {ONNX_NAME}"),
+            (
+                self.kind == RECURRENT and WEIGHTS_NAME not in self.files,
+                f"files of a recurrent bundle must list {WEIGHTS_NAME}",
+            ),
+            (any(re.match(NAME_PATTERN, name) is None for name in self.files), "files has an unsafe name"),
         ]

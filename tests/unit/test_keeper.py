@@ -125,3 +125,15 @@ def test_the_end_does_not_wait_for_a_disk_that_is_too_slow(tmp_path: Path) -> No
         return left
 
     assert asyncio.run(run()) == STREAMS - 2 * GROUP_STREAMS
+
+
+def test_a_snapshot_says_what_its_state_depends_on_and_not_the_graph_alone(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with keeper_of(tmp_path / "snapshots.sqlite", 1) as (keeper, _):
+            await keeper.save_changed(within_s=60.0)
+
+    asyncio.run(run())
+    store, manifest = SnapshotStore(tmp_path / "snapshots.sqlite"), shipped_runtime().bundle.manifest
+    (snapshot,) = store.read(0)
+    store.close()
+    assert snapshot.model_hash == manifest.state_hash != manifest.model_hash

@@ -21,6 +21,7 @@ from edge.monitor.engine import ModelStream, score_hops
 from edge.monitor.offline import score_recordings
 from edge.monitor.path import StreamPath
 from edge.runtime.bundle import load_bundle, write_manifest
+from edge.runtime.manifest import ONNX_NAME
 from edge.runtime.select import RUNTIMES, open_or_fall_back, open_runtime
 from edge.runtime.windowed import WINDOWS_AT_ONCE, WindowedRuntime
 from edge.signal.frontend import process_records
@@ -43,6 +44,7 @@ from trainer.ptbxl import CACHE_VARIABLE
 TOLERANCE = 1e-4
 WINDOW = 1000
 SECONDS = 14
+NO_WEIGHTS = "has no model.safetensors: a graph alone runs, but is no model of PyTorch's"
 
 
 @pytest.fixture(autouse=True)
@@ -232,6 +234,25 @@ def test_a_windowed_bundle_of_a_network_that_is_not_the_trainers_runs_but_has_no
     assert open_runtime(stranger).name == "onnxruntime"
     with pytest.raises(BundleError, match="none of the trainer's"):
         model_from_bundle(stranger)
+
+
+def test_a_graph_and_a_manifest_are_a_windowed_bundle(bundle, trained, tmp_path, capsys):
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / ONNX_NAME).write_bytes(bundle.onnx_path.read_bytes())
+    files = {ONNX_NAME: bundle.manifest.files[ONNX_NAME]}
+    write_manifest(own, msgspec.structs.replace(bundle.manifest, files=files))
+    alone, streams = load_bundle(own), np.zeros((1, 100, 12), np.float32)
+    expected, got = (each.step([each.open_slot()], streams) for each in map(open_runtime, (bundle, alone)))
+    assert np.array_equal(got, expected)
+    assert trainer(["card", "--bundle", str(own), "--out", str(tmp_path / "card")]) == 0
+    assert "| parameters |" not in (tmp_path / "card" / "MODEL_CARD.md").read_text()
+    capsys.readouterr()
+    for words in (["share", str(own), "--to", str(tmp_path / "shared")], ["evaluate", "--bundle", str(own), "--data"]):
+        assert trainer([*words, str(trained[1])] if words[-1] == "--data" else words) == 2
+        assert capsys.readouterr().err.splitlines()[-1].endswith(NO_WEIGHTS)
+    assert export(["verify", str(own), "--seconds", "10"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith(NO_WEIGHTS)
 
 
 def test_a_zero_phase_network_is_not_exported(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import safe_open
 
 from edge.runtime.bundle import Bundle
-from edge.runtime.manifest import Manifest
+from edge.runtime.manifest import WEIGHTS_NAME, Manifest
 from trainer.card import text
 from trainer.card.markdown import image, markdown, plain_text, sentences, settings_text
 from trainer.card.sources import Sources, alert_tuning, tuned_figures
@@ -104,7 +104,7 @@ def _head(bundle: Bundle, known: dict[str, str]) -> str:
         "signal": f"{manifest.signal.rate_hz} Hz, {low_hz:g}-{high_hz:g} Hz, causal",
         "ST level moved by the filter": _st_shift(manifest),
         "window and hop": f"{manifest.window_s:g} s, a score every {manifest.hop_s:g} s",
-        "parameters": f"{parameters(bundle):,}",
+        "parameters": f"{parameters(bundle):,}" if WEIGHTS_NAME in manifest.files else "",
         "carried state": f"{state_bytes / 1024:.1f} KiB per stream, float32",
         "architecture": settings_text(manifest.model),
         **{f"SHA-256 of {name}": f"`{digest}`" for name, digest in sorted(manifest.files.items())},

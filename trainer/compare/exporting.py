@@ -40,7 +40,7 @@ def bundle_of(checkpoint: Checkpoint, out: Path, name: str) -> Bundle:
         bundle = load_bundle(out)
     except BundleError:
         bundle = None
-    if bundle is None or bundle.manifest.files[WEIGHTS_NAME] != checkpoint.facts.weights_sha256:
+    if bundle is None or bundle.manifest.files.get(WEIGHTS_NAME) != checkpoint.facts.weights_sha256:
         _export(checkpoint.path, out, name)
     return load_bundle(out)
 

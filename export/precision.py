@@ -19,7 +19,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.errors import BundleError
-from edge.runtime.bundle import Bundle, load_bundle, sha256_of, write_manifest
+from edge.runtime.bundle import Bundle, load_bundle, sha256_of, write_file, write_manifest
+from edge.runtime.graph_file import read_graph
 from edge.runtime.manifest import GRAPHS, ONNX_NAME
 from export.graph import ExportError
 
@@ -81,14 +82,14 @@ PRECISIONS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
 def graph_bytes(bundle: Bundle, precision: str) -> bytes:
     """Return the bundle's graph in a precision: its own where it has one, else one made of the float32 graph."""
     name = GRAPHS.get(precision)
-    return (bundle.path / name).read_bytes() if name in bundle.manifest.files else _made(bundle, precision)
+    return read_graph(bundle, name) if name in bundle.manifest.files else _made(bundle, precision)
 
 
 def bundle_in_precision(bundle: Bundle, precision: str, folder: Path) -> Bundle:
     """Write a copy of a bundle into FOLDER whose graph is of another precision, to be run and measured as any other."""
     folder.mkdir()
     for name in bundle.manifest.files:
-        (folder / name).write_bytes((bundle.path / name).read_bytes())
+        (folder / name).write_bytes(bundle.read(name))
     (folder / ONNX_NAME).write_bytes(graph_bytes(bundle, precision))
     return _with_hash(Bundle(folder, bundle.manifest), ONNX_NAME)
 
@@ -96,17 +97,21 @@ def bundle_in_precision(bundle: Bundle, precision: str, folder: Path) -> Bundle:
 def add_float16_graph(bundle: Bundle) -> Bundle:
     """Put the float16 graph beside the float32 one: what TensorRT engines of that precision are built from.
 
-    Raises BundleError when the bundle cannot be written.
+    At every moment the bundle is whole, without the graph if need be. Raises BundleError when it cannot be written.
     """
+    name, made = GRAPHS["fp16"], _made(bundle, "fp16")
+    others = {file: digest for file, digest in bundle.manifest.files.items() if file != name}
     try:
-        (bundle.path / GRAPHS["fp16"]).write_bytes(_made(bundle, "fp16"))
-        return _with_hash(bundle, GRAPHS["fp16"])
+        write_manifest(bundle.path, msgspec.structs.replace(bundle.manifest, files=others))
+        write_file(bundle.path, name, made)
+        return _with_hash(bundle, name)
     except OSError as error:
         raise BundleError(bundle.path, f"cannot be written: {error.strerror or error}") from None
 
 
 def _made(bundle: Bundle, precision: str) -> bytes:
-    made: bytes = PRECISIONS[precision](onnx.load(bundle.onnx_path)).SerializeToString(deterministic=True)
+    model = onnx.load_from_string(read_graph(bundle, ONNX_NAME))
+    made: bytes = PRECISIONS[precision](model).SerializeToString(deterministic=True)
     return made
 
 

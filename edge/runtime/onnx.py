@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
@@ -13,6 +12,7 @@ import numpy as np
 from edge.errors import BundleError, RuntimeUnavailableError
 from edge.runtime.base import Float32Array, State, check_frames, sizes_of
 from edge.runtime.bundle import Bundle
+from edge.runtime.graph_file import read_graph
 from edge.runtime.manifest import ONNX_NAME, Manifest
 from edge.runtime.slots import SlotStore
 
@@ -115,9 +115,7 @@ def session_options(ort: ModuleType, threads: int) -> Any:
 
 def _open_session(bundle: Bundle, threads: int) -> Any:
     ort = import_onnxruntime()
-    graph = bundle.onnx_path.read_bytes()
-    if hashlib.sha256(graph).hexdigest() != bundle.manifest.model_hash:
-        raise BundleError(bundle.path, f"{ONNX_NAME} has changed since the bundle was opened; refused")
+    graph = read_graph(bundle, ONNX_NAME)
     options = session_options(ort, threads)
     try:
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

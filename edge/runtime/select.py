@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from edge.errors import EcgEdgeError, RuntimeUnavailableError
 from edge.runtime import onnx
@@ -44,17 +44,12 @@ def available_runtimes(bundle: Bundle) -> list[tuple[str, str | None]]:
 def open_runtime(bundle: Bundle, kind: str = AUTO, threads: int = 1) -> Runtime:
     """Open a bundle in the named runtime or, with "auto", in the first that works on this machine.
 
-    Raises RuntimeUnavailableError when there is none, BundleError when the bundle does not fit the runtime.
+    One line in the log says why an earlier one does not. Raises RuntimeUnavailableError when there is none, BundleError
+    when the bundle does not fit the runtime.
     """
     if kind != AUTO and kind not in RUNTIMES:
         raise RuntimeUnavailableError(kind, f"no such runtime; there are {', '.join(KINDS)}")
-    reasons = []
-    for name in RUNTIMES if kind == AUTO else (kind,):
-        try:
-            return RUNTIMES[name](bundle, threads)
-        except RuntimeUnavailableError as error:
-            reasons.append(error.why)
-    raise RuntimeUnavailableError(kind, "; ".join(reasons))
+    return _first_that_works(kind, _preferred(bundle) if kind == AUTO else [kind], bundle, threads)
 
 
 def open_or_fall_back(bundle: Bundle, kind: str = AUTO, threads: int = 1) -> Runtime:
@@ -63,14 +58,29 @@ def open_or_fall_back(bundle: Bundle, kind: str = AUTO, threads: int = 1) -> Run
     What a daemon does: a GPU that is gone is no reason to leave patients unwatched. Raises as `open_runtime` does, when
     no runtime works or none has that name.
     """
-    try:
+    if kind not in RUNTIMES:
         return open_runtime(bundle, kind, threads)
-    except RuntimeUnavailableError as error:
-        if kind not in RUNTIMES:
-            raise
-        runtime = open_runtime(bundle, AUTO, threads)
-        _log.warning("%s; %s runs instead", error, runtime.name)
+    return _first_that_works(kind, dict.fromkeys([kind, *_preferred(bundle)]), bundle, threads)
+
+
+def _preferred(bundle: Bundle) -> list[str]:
+    """Return the runtimes that may run a bundle, the one to prefer first."""
+    return [onnx.NAME] if bundle.manifest.kind == WINDOWED else list(RUNTIMES)
+
+
+def _first_that_works(kind: str, names: Iterable[str], bundle: Bundle, threads: int) -> Runtime:
+    """Open a bundle in the first of these runtimes that takes it; raises RuntimeUnavailableError of what was asked."""
+    passed_over: list[RuntimeUnavailableError] = []
+    for name in names:
+        try:
+            runtime = RUNTIMES[name](bundle, threads)
+        except RuntimeUnavailableError as error:
+            passed_over.append(error)
+            continue
+        if passed_over:
+            _log.warning("%s; %s runs instead", "; ".join(map(str, passed_over)), runtime.name)
         return runtime
+    raise RuntimeUnavailableError(kind, "; ".join(error.why for error in passed_over))
 
 
 def _problem(name: str, bundle: Bundle) -> str | None:

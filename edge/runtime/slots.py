@@ -72,6 +72,7 @@ class SlotStore:
         for name, row in state.items():
             if row.shape != self._start[name].shape[1:]:
                 raise SignalError(f"saved state {name} has shape {row.shape}, not {self._start[name].shape[1:]}")
+        self._clear(slot)  # also what lies between the tensors, where there is such a thing
         for name, row in state.items():
             self._arrays[name][slot] = row
 

@@ -5,17 +5,18 @@ Format: 8 bytes little endian with the length of a JSON header, that header (nam
 
 from __future__ import annotations
 
-import hashlib
 import math
+from collections.abc import Collection
 from typing import Annotated
 
 import msgspec
 import numpy as np
 
-from edge.errors import BundleError
+from edge.errors import BundleError, RuntimeUnavailableError
 from edge.runtime.base import Float32Array
 from edge.runtime.bundle import FILE_LIMIT_BYTES, Bundle
 from edge.runtime.manifest import WEIGHTS_NAME
+from edge.runtime.native_build import NAME
 
 LENGTH_BYTES = 8
 HEADER_LIMIT_BYTES = 16 * 1024 * 1024
@@ -33,25 +34,24 @@ class _Entry(msgspec.Struct, frozen=True):
 
 
 def read_weights(bundle: Bundle) -> dict[str, Float32Array]:
-    """Return a bundle's weights, name → float32 array.
+    """Return a bundle's weights for the native runtime, name → float32 array.
 
-    Raises BundleError when the file cannot be read, has changed since the bundle was opened, is not well formed or
-    holds anything but float32.
+    Raises BundleError when the file cannot be read, has changed since the bundle was opened, is not well formed or not
+    finite, and RuntimeUnavailableError when a tensor is of a type that the kernel does not take.
     """
-    try:
-        raw = bundle.weights_path.read_bytes()
-    except OSError as error:
-        raise BundleError(bundle.path, f"{WEIGHTS_NAME} cannot be read: {error.strerror}") from None
-    if hashlib.sha256(raw).hexdigest() != bundle.manifest.files[WEIGHTS_NAME]:
-        raise BundleError(bundle.path, f"{WEIGHTS_NAME} has changed since the bundle was opened; refused")
+    raw = bundle.read(WEIGHTS_NAME)
     try:
         return parse_safetensors(raw)
-    except (ValueError, msgspec.MsgspecError) as error:
+    except (ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise BundleError(bundle.path, f"{WEIGHTS_NAME} cannot be read: {error}") from None
 
 
 def parse_safetensors(raw: bytes) -> dict[str, Float32Array]:
-    """Return the tensors of a safetensors file; raises ValueError or msgspec.MsgspecError where it is malformed."""
+    """Return the tensors of a safetensors file.
+
+    Raises ValueError, RecursionError or msgspec.MsgspecError where it is malformed or not finite, and
+    RuntimeUnavailableError where it is sound and not float32.
+    """
     if len(raw) < LENGTH_BYTES:
         raise ValueError("it ends before its header")
     length = int.from_bytes(raw[:LENGTH_BYTES], "little")
@@ -60,14 +60,33 @@ def parse_safetensors(raw: bytes) -> dict[str, Float32Array]:
     start = LENGTH_BYTES + length
     header = msgspec.json.decode(raw[LENGTH_BYTES:start], type=dict[str, msgspec.Raw])
     header.pop(METADATA, None)
+    entries = {name: msgspec.json.decode(entry, type=_Entry) for name, entry in header.items()}
     data = memoryview(raw)[start:]
-    return {name: _tensor(name, msgspec.json.decode(entry, type=_Entry), data) for name, entry in header.items()}
+    _require_seamless(entries.values(), len(data))
+    return {name: _tensor(name, entry, data) for name, entry in entries.items()}
+
+
+def _require_seamless(entries: Collection[_Entry], length: int) -> None:
+    """Raise ValueError unless the tensors lie one behind the other, each byte of the data in exactly one.
+
+    As the format wants it: no bytes that nothing names, and no file that grows as it is read.
+    """
+    end = 0
+    for begin, after in sorted(entry.data_offsets for entry in entries):
+        if begin != end or after < begin:
+            raise ValueError(f"a tensor lies at {begin} to {after} where the one before it ends at {end}")
+        end = after
+    if end != length:
+        raise ValueError(f"its tensors end at {end} of {length} bytes")
 
 
 def _tensor(name: str, entry: _Entry, data: memoryview) -> Float32Array:
     begin, end = entry.data_offsets
     if entry.dtype != "F32":
-        raise ValueError(f"{name} is {entry.dtype}, not F32")
-    if not begin <= end <= len(data) or end - begin != 4 * math.prod(entry.shape):
-        raise ValueError(f"{name} of shape {entry.shape} does not lie at {begin} to {end} of {len(data)} bytes")
-    return np.frombuffer(data[begin:end], dtype="<f4").astype(np.float32).reshape(entry.shape)
+        raise RuntimeUnavailableError(NAME, f"weight {name} is {entry.dtype}, and the kernel takes F32")
+    if end - begin != 4 * math.prod(entry.shape):
+        raise ValueError(f"{name} of shape {entry.shape} does not lie at {begin} to {end}")
+    tensor = np.frombuffer(data[begin:end], dtype="<f4").astype(np.float32).reshape(entry.shape)
+    if not np.isfinite(tensor).all():
+        raise ValueError(f"{name} has a value that is not finite")
+    return tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 from edge.daemon.config_file import parse_config
 from edge.daemon.doctor import check_model
@@ -88,6 +90,17 @@ def good_step(build: Any, bundle: Bundle) -> tuple[Any, dict[str, Any]]:
 
 def weights_of(bundle: Bundle) -> list[Any]:
     return ordered_weights(shape_of(bundle.manifest), read_weights(bundle))
+
+
+def test_a_decay_that_is_no_number_is_not_taken_for_a_multiple_of_the_first(build: Any, bundle: Bundle) -> None:
+    """It would vanish: of decays that are multiples the kernel looks at the first alone."""
+    shape, weights = shape_of(bundle.manifest), read_weights(bundle)
+    weights["blocks.0.A_log"][:, 1:] = np.nan
+    model = build.Model(shape.numbers(), ordered_weights(shape, weights))
+    logits = np.zeros((1, 5), dtype=np.float32)
+    frames = np.ones((1, 8, LEADS), dtype=np.float32)
+    model.step(np.zeros((1, model.state_floats), dtype=np.float32), [0], frames, logits)
+    assert np.isnan(logits).all()
 
 
 BAD_STEPS: dict[str, tuple[str, Any]] = {
@@ -184,16 +197,46 @@ def test_native_is_what_auto_means_and_onnxruntime_what_is_left_without_it(
 ) -> None:
     assert open_runtime(bundle).name == open_runtime(bundle, "native").name == f"native-{WIDTHS[0]}"
     monkeypatch.setattr(native_build, "runnable_builds", dict)
-    assert open_runtime(bundle).name == "onnxruntime"
     with pytest.raises(RuntimeUnavailableError, match=r"not built at installation; install a C compiler"):
         open_runtime(bundle, "native")
-    with caplog.at_level(logging.WARNING):
-        assert open_or_fall_back(bundle, "native").name == "onnxruntime"
-    assert "install a C compiler" in caplog.text
+    for open_it, kind in ((open_runtime, "auto"), (open_or_fall_back, "auto"), (open_or_fall_back, "native")):
+        assert open_it(bundle, kind).name == "onnxruntime"
+        assert said_of_native(caplog).startswith("the C kernel was not built at installation; install a C compiler")
     checks = {check.name: check for check in check_model(parse_config("", "test.toml", Path("/")))}
     assert checks["runtime native"].outcome == "warn"
     assert "install a C compiler" in checks["runtime native"].detail
     assert checks["speed"].detail.startswith("onnxruntime takes")
+
+
+def test_a_width_that_is_none_is_said_by_auto(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(WIDTH_VARIABLE, "avx521")
+    assert open_runtime(bundle).name == "onnxruntime"
+    assert said_of_native(caplog).startswith("there is no build for avx521 here; there are ")
+
+
+def test_weights_in_another_type_are_left_to_onnxruntime_which_does_not_read_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = random_bundle(tmp_path / "bundle")
+    save_file({k: v.astype(np.float16) for k, v in load_file(bundle.weights_path).items()}, bundle.weights_path)
+    hashes = bundle.manifest.files | {WEIGHTS_NAME: sha256_of(bundle.path, WEIGHTS_NAME)}
+    halved = changed(bundle, files=hashes)
+    assert open_or_fall_back(halved).name == "onnxruntime"
+    assert "is F16, and the kernel takes F32" in said_of_native(caplog)
+    with pytest.raises(BundleError, match="has changed since the bundle was opened"):
+        open_or_fall_back(bundle)
+
+
+def said_of_native(caplog: pytest.LogCaptureFixture) -> str:
+    """Return why native was passed over, in the one line that is logged."""
+    (record,) = caplog.records
+    caplog.clear()
+    assert record.levelno == logging.WARNING
+    said = re.fullmatch("runtime 'native' is not available: (.*); onnxruntime runs instead", record.getMessage())
+    assert said is not None
+    return said[1]
 
 
 def test_a_build_this_processor_cannot_run_is_never_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,8 +289,27 @@ def test_weights_that_changed_or_cannot_be_read_are_an_error_of_the_bundle(tmp_p
     with pytest.raises(BundleError, match=r"model\.safetensors cannot be read: its header is said to have"):
         NativeRuntime(changed(bundle, files=hashes))
     bundle.weights_path.unlink()
-    with pytest.raises(BundleError, match="cannot be read: No such file"):
+    with pytest.raises(BundleError, match=r"model\.safetensors is missing"):
         NativeRuntime(bundle)
+
+
+def test_weights_that_are_not_finite_are_an_error_of_the_bundle(tmp_path: Path) -> None:
+    bundle = random_bundle(tmp_path / "bundle")
+    weights = load_file(bundle.weights_path)
+    weights["head.bias"] = np.full_like(weights["head.bias"], np.nan)
+    save_file(weights, bundle.weights_path)
+    hashes = bundle.manifest.files | {WEIGHTS_NAME: sha256_of(bundle.path, WEIGHTS_NAME)}
+    with pytest.raises(BundleError, match=r"head\.bias has a value that is not finite"):
+        NativeRuntime(changed(bundle, files=hashes))
+
+
+def test_weights_nested_without_end_are_an_error_of_the_bundle(tmp_path: Path) -> None:
+    bundle = random_bundle(tmp_path / "bundle")
+    header = b'{"w":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+    bundle.weights_path.write_bytes(len(header).to_bytes(8, "little") + header)
+    hashes = bundle.manifest.files | {WEIGHTS_NAME: sha256_of(bundle.path, WEIGHTS_NAME)}
+    with pytest.raises(BundleError, match=r"model\.safetensors cannot be read"):
+        NativeRuntime(changed(bundle, files=hashes))
 
 
 def read_only(array: Any) -> Any:

@@ -157,6 +157,20 @@ def test_a_stream_of_nonsense_reaches_neither_the_others_nor_who_comes_after(bun
     np.testing.assert_array_equal(runtime.step([sick], hop_of(9)[None]), runtime.step([fresh], hop_of(9)[None]))
 
 
+@pytest.mark.parametrize("name", ["a-stem-of-four", "narrower-than-a-vector", "six-layers"])
+def test_a_stream_that_was_nonsense_is_well_with_a_state_of_before(name: str, tmp_path: Path, width: str) -> None:
+    """Also where the kernel computes in the padding between tensors: zeros times what is no number are no number."""
+    bundle = random_bundle(tmp_path / "bundle", ODD[name])
+    runtime = NativeRuntime(bundle, width=width)
+    sick, well = open_slots(runtime, 2)
+    runtime.step([sick, well], np.stack([hop_of(0)] * 2))
+    saved = runtime.save_slot(sick)
+    runtime.step([sick], np.full((1, HOP, LEADS), np.nan, dtype=np.float32))
+    runtime.load_slot(sick, saved)
+    for k in range(3):
+        np.testing.assert_array_equal(*(runtime.step([slot], hop_of(k)[None]) for slot in (sick, well)))
+
+
 def test_a_channel_that_forgets_within_one_frame_is_computed_too(tmp_path: Path, width: str) -> None:
     bundle = forgetful_bundle(tmp_path / "forgetful")
     ours, theirs = NativeRuntime(bundle, width=width), OnnxRuntime(bundle)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -166,10 +167,18 @@ def test_a_graph_that_was_changed_after_the_bundle_was_opened_is_refused(tmp_pat
 
 def test_a_graph_that_cannot_be_parsed_is_an_error_of_the_bundle(tmp_path: Path) -> None:
     bundle = random_bundle(tmp_path / "bundle")
-    bundle.onnx_path.write_bytes(b"not a graph")
-    files = bundle.manifest.files | {ONNX_NAME: sha256_of(bundle.path, ONNX_NAME)}
-    with pytest.raises(BundleError, match="cannot be loaded by ONNX Runtime"):
-        OnnxRuntime(changed(bundle, files=files))
+    unknown = onnx.helper.make_node("Oscillate", ["x"], ["y"])
+    graphs = {
+        b"not a graph": r"model\.onnx cannot be read: it is no ONNX file",
+        bundle.onnx_path.read_bytes()[:-1]: r"model\.onnx cannot be read: it ends within a field",
+        onnx.ModelProto(graph=onnx.GraphProto(node=[unknown])).SerializeToString(): "cannot be loaded by ONNX Runtime",
+        b"": "cannot be loaded by ONNX Runtime",
+    }
+    for graph, said in graphs.items():
+        bundle.onnx_path.write_bytes(graph)
+        files = bundle.manifest.files | {ONNX_NAME: sha256_of(bundle.path, ONNX_NAME)}
+        with pytest.raises(BundleError, match=said):
+            OnnxRuntime(changed(bundle, files=files))
 
 
 def test_a_graph_and_a_manifest_that_disagree_are_refused_with_the_difference_named(bundle: Bundle) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
+from edge.errors import BundleError
 from edge.runtime import select
 from edge.runtime.bundle import Bundle, load_bundle, sha256_of, write_manifest
 from edge.runtime.manifest import GRAPHS
@@ -200,3 +201,51 @@ def test_a_bundle_without_the_float16_graph_gets_it(tmp_path: Path, capsys: pyte
     assert json.loads(capsys.readouterr().out)["files"] == manifest.files
     assert (bundle.path / name).read_bytes() == expected
     assert load_bundle(bundle.path).manifest.files[name] == sha256_of(bundle.path, name)
+
+
+def test_a_graph_that_cannot_be_written_leaves_a_bundle_that_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, name = random_bundle(tmp_path / "bundle"), GRAPHS["fp16"]
+    (bundle.path / name).write_bytes(b"an older exporter's")
+    files = bundle.manifest.files | {name: sha256_of(bundle.path, name)}
+    write_manifest(bundle.path, msgspec.structs.replace(bundle.manifest, files=files))
+    older = load_bundle(bundle.path)
+
+    write = Path.write_bytes
+
+    def full(file: Path, content: bytes) -> int:
+        if name not in file.name:
+            return write(file, content)
+        write(file, content[: len(content) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(BundleError, match="cannot be written: No space left on device"):
+        add_float16_graph(older)
+    assert name not in load_bundle(bundle.path).manifest.files
+    assert not list(bundle.path.glob(".*"))
+    monkeypatch.undo()
+    assert add_float16_graph(load_bundle(bundle.path)).manifest.files == bundle.manifest.files
+
+
+def test_a_graph_that_was_there_is_replaced_and_never_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = random_bundle(tmp_path / "bundle")
+    replace, moments = Path.replace, list[str]()
+
+    def looked_at(file: Path, target: Path) -> Path:
+        load_bundle(bundle.path)
+        moved = replace(file, target)
+        load_bundle(bundle.path)
+        moments.append(target.name)
+        return moved
+
+    (bundle.path / GRAPHS["fp16"]).write_bytes(b"an older exporter's")
+    files = bundle.manifest.files | {GRAPHS["fp16"]: sha256_of(bundle.path, GRAPHS["fp16"])}
+    write_manifest(bundle.path, msgspec.structs.replace(bundle.manifest, files=files))
+    older = load_bundle(bundle.path)
+    monkeypatch.setattr(Path, "replace", looked_at)
+    add_float16_graph(older)
+    assert moments == ["manifest.json", GRAPHS["fp16"], "manifest.json"]

@@ -97,7 +97,7 @@ static long are_multiples(const builder *b, const float *decay, long states, lon
     for (long n = 1; n < states; n++)
         for (long d = 0; d < inner; d++) {
             const float wanted = (float)(n + 1) * decay[d];
-            if (fabsf(decay[n * inner + d] - wanted) > MULTIPLES_WITHIN * fabsf(wanted)) return 0;
+            if (!(fabsf(decay[n * inner + d] - wanted) <= MULTIPLES_WITHIN * fabsf(wanted))) return 0; /* nor is NaN */
         }
     return 1;
 }

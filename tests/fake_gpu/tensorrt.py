@@ -1,21 +1,18 @@
-"""`tensorrt` over a `Machine`: engines are ONNX graphs that ONNX Runtime runs, behind TensorRT's calls and checks."""
+"""`tensorrt` over a `Machine`: what builds engines and loads them, behind TensorRT's calls and checks."""
 
 from __future__ import annotations
 
-import base64
 import enum
 import json
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import onnx
-import onnxruntime
 
+from tests.fake_gpu.engine import Engine, declared_shape, plan_of
 from tests.fake_gpu.machine import GpuFault, Machine
 
 MAGIC = b"ENGINE"
-Shapes = dict[str, tuple[int, ...]]
 
 
 class Severity(enum.IntEnum):
@@ -62,7 +59,7 @@ class _Network:
     def get_input(self, index: int) -> Any:
         assert self.model is not None
         value = self.model.graph.input[index]
-        return type("Tensor", (), {"name": value.name, "shape": _shape(value)})
+        return type("Tensor", (), {"name": value.name, "shape": declared_shape(value)})
 
 
 class _Parser:
@@ -144,12 +141,8 @@ class _Builder:
         if not self._machine.float32_products and not _half_products(network.model):
             self._logger.log(Severity.ERROR, "Error Code 1: Cannot compile for Turing: FP32 GEMM is not supported.")
             return None
-        plan = {
-            "version": self._machine.tensorrt,
-            "sm": self._machine.sm,
-            "profiles": [profile.shapes for profile in config.profiles],
-            "graph": base64.b64encode(network.model.SerializeToString()).decode(),
-        }
+        plan = {"version": self._machine.tensorrt, "sm": self._machine.sm}
+        plan |= plan_of(network.model, [profile.shapes for profile in config.profiles])
         return MAGIC + json.dumps(plan).encode()
 
 
@@ -171,123 +164,11 @@ class _Runtime:
         return Engine(self._machine, engine)
 
 
-class Engine:
-    """A deserialised engine."""
-
-    def __init__(self, machine: Machine, plan: dict[str, Any]) -> None:
-        self.machine = machine
-        model = onnx.load_from_string(base64.b64decode(plan["graph"]))
-        self.profiles = [{name: [tuple(s) for s in shapes] for name, shapes in p.items()} for p in plan["profiles"]]
-        self.inputs: Shapes = {value.name: _shape(value) for value in model.graph.input}
-        self.outputs: Shapes = {value.name: _shape(value) for value in model.graph.output}
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = 1, 3
-        self.session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-
-    @property
-    def num_io_tensors(self) -> int:
-        return len(self.inputs) + len(self.outputs)
-
-    @property
-    def num_optimization_profiles(self) -> int:
-        return len(self.profiles)
-
-    def get_tensor_name(self, index: int) -> str:
-        return [*self.inputs, *self.outputs][index]
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (self.inputs | self.outputs)[name]
-
-    def get_tensor_dtype(self, name: str) -> str:
-        return "float32"
-
-    def create_execution_context(self) -> Context:
-        self.machine.require_context()
-        return Context(self)
-
-
-class Context:
-    """An execution context: shapes and addresses first, then runs."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine, self._machine = engine, engine.machine
-        self._profile: int | None = None
-        self._shapes: Shapes = {}
-        self._addresses: dict[str, int] = {}
-        self._version, self._warm = 0, False
-
-    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
-        self._machine.stream(stream)
-        self._profile = index
-        self._changed()
-        return 0 <= index < len(self._engine.profiles)
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        if self._profile is None:
-            raise GpuFault("a shape before a profile")
-        low, _, high = self._engine.profiles[self._profile].get(name, [(), (), ()])
-        fits = len(shape) == len(low) and all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
-        self._shapes[name] = shape
-        self._changed()
-        return fits
-
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        if address % 256:
-            raise GpuFault(f"{name} is not aligned to 256 bytes")
-        self._addresses[name] = address
-        self._changed()
-        return name in self._engine.inputs | self._engine.outputs
-
-    def execute_async_v3(self, handle: int) -> bool:
-        stream = self._machine.stream(handle)
-        if set(self._shapes) != set(self._engine.inputs):
-            return False
-        if set(self._addresses) != {*self._engine.inputs, *self._engine.outputs}:
-            raise GpuFault("a tensor has no address")
-        if stream.recording is not None and not (self._warm and self._machine.recordable):
-            stream.recording_failed = True
-            return False
-        if stream.recording is None:
-            self._machine.executions += 1
-        self._warm = True
-        version, shapes, addresses = self._version, dict(self._shapes), dict(self._addresses)
-
-        def work() -> None:
-            if version != self._version:
-                raise GpuFault("a graph of a context that has changed since it was recorded")
-            self._run(shapes, addresses)
-
-        self._machine.submit(stream, work)
-        return True
-
-    def _run(self, shapes: Shapes, addresses: dict[str, int]) -> None:
-        assert self._profile is not None
-        self._machine.profiles_used.append(self._profile)
-        feed = {name: self._machine.floats_at(addresses[name], shape) for name, shape in shapes.items()}
-        batch = shapes["x"][0]
-        results = self._engine.session.run(list(self._engine.outputs), {name: v.copy() for name, v in feed.items()})
-        for (name, shape), result in zip(self._engine.outputs.items(), results, strict=True):
-            target = self._machine.floats_at(addresses[name], (batch, *shape[1:]))
-            if any(np.shares_memory(target, source) for source in feed.values()):
-                raise GpuFault(f"{name} is written over an input")
-            target[:] = result
-
-    def _changed(self) -> None:
-        self._version += 1
-        self._warm = False
-
-
 def _start(machine: Machine, logger: Any) -> None:
     """Fail as the bindings do where the library cannot start."""
     if machine.driver_too_old:
         logger.log(Severity.ERROR, "CUDA initialization failure with error: 35")
         raise TypeError("pybind11::init(): factory function returned nullptr")
-
-
-def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
-    return tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in value.type.tensor_type.shape.dim)
 
 
 def _half_products(model: onnx.ModelProto) -> bool:

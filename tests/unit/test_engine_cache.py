@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.errors import StorageError
-from edge.runtime.tensorrt.cache import FOLDER_VARIABLE, EngineCache, EngineFileError, engine_cache_folder
+from edge.runtime.tensorrt.cache import FOLDER_VARIABLE, ROOT, EngineCache, EngineFileError, engine_cache_folder
 from edge.runtime.tensorrt.key import EngineKey, batch_profiles, engine_key
 from edge.runtime.tensorrt.targets import TARGETS, Device, default_precision
 from tests.tiny_bundle import tiny_manifest
@@ -88,6 +89,52 @@ def test_a_write_that_fails_leaves_the_old_engine_and_no_fragments(
 def test_the_folder_is_its_owner_s_alone(cache: EngineCache) -> None:
     cache.store(KEY, b"engine")
     assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
+
+
+Use = Callable[[EngineCache], object]
+USES: dict[str, Use] = {
+    "load": lambda cache: cache.load(KEY),
+    "store": lambda cache: cache.store(KEY, b"engine"),
+    "kept": lambda cache: cache.kept(),
+    "load_timings": lambda cache: cache.load_timings(KEY),
+    "store_timings": lambda cache: cache.store_timings(KEY, b"timings"),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+@pytest.mark.parametrize("mode", [0o770, 0o702, 0o1777])
+def test_a_folder_that_others_may_write_into_is_not_used(cache: EngineCache, use: Use, mode: int) -> None:
+    cache.store(KEY, b"engine")
+    cache.folder.chmod(mode)
+    with pytest.raises(StorageError, match=rf"engines may be written by others \(mode {mode:o}\); chmod go-w it$"):
+        use(cache)
+    cache.folder.chmod(0o755)
+    use(cache)
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_a_folder_of_another_user_is_not_used(cache: EngineCache, use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.store(KEY, b"engine")
+    owner = cache.folder.stat().st_uid
+    if owner == ROOT:
+        os.chown(cache.folder, owner := 4711, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: 4712)
+    with pytest.raises(StorageError, match=rf"belongs to user {owner}, and this is user 4712; name one of your own$"):
+        use(cache)
+    monkeypatch.setattr(os, "geteuid", lambda: owner)
+    use(cache)
+
+
+def test_a_folder_of_root_is_used_by_others_and_root_looks_into_that_of_a_service(
+    cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.store(KEY, b"engine")
+    if cache.folder.stat().st_uid == ROOT:
+        monkeypatch.setattr(os, "geteuid", lambda: 4712)
+        assert cache.load(KEY) == b"engine"
+        os.chown(cache.folder, 4711, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: ROOT)
+    assert cache.load(KEY) == b"engine"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+import onnx
 import pytest
 
 from edge.errors import RuntimeUnavailableError
@@ -21,6 +22,7 @@ from export.cli import main
 from tests.fake_gpu.machine import Machine
 from tests.fake_gpu.plug_in import plug_in
 from tests.tiny_bundle import tiny_bundle
+from trainer.calibration import identity
 
 WITHOUT_TORCH = """
 import sys
@@ -89,16 +91,46 @@ def test_a_cache_that_cannot_be_written_is_an_error(
     assert "cannot be written" in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_cache_that_others_may_write_into_is_an_error_before_anything_is_built(
+    gpu: Machine, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "engines").mkdir(mode=0o700)
+    (tmp_path / "engines").chmod(0o777)
+    assert main(["tensorrt", str(bundle.path)]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.endswith("engines may be written by others (mode 777); chmod go-w it")
+    assert gpu.builds == 0
+
+
+def test_an_engine_that_does_not_fit_is_never_called_built(
+    gpu: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The manifest says something else than the graph, which ONNX Runtime would refuse."""
+    bundle = tiny_bundle(tmp_path / "bundle")
+    classes = bundle.manifest.classes
+    calibration = identity(len(classes) - 1)
+    points = {name: bundle.manifest.operating_points[name] for name in classes[1:]}
+    fewer = msgspec.structs.replace(
+        bundle.manifest, classes=classes[1:], calibration=calibration, operating_points=points
+    )
+    write_manifest(bundle.path, fewer)
+    assert main(["tensorrt", str(bundle.path)]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.endswith("the engine just built does not fit the model: tensors logits")
+    assert not EngineCache().kept()
+
+
 def test_a_graph_that_tensorrt_does_not_parse_is_told_in_one_line_and_nothing_is_kept(
     gpu: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = tiny_bundle(tmp_path / "bundle")
-    bundle.onnx_path.write_bytes(b"not ONNX")
+    unknown = onnx.helper.make_node("Oscillate", ["x"], ["y"])
+    bundle.onnx_path.write_bytes(onnx.ModelProto(graph=onnx.GraphProto(node=[unknown])).SerializeToString())
     files = bundle.manifest.files | {ONNX_NAME: sha256_of(bundle.path, ONNX_NAME)}
     write_manifest(bundle.path, msgspec.structs.replace(bundle.manifest, files=files))
     assert main(["tensorrt", str(bundle.path)]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.endswith("the engine cannot be built: cannot be parsed: DecodeError")
+    assert last.endswith("the engine cannot be built: cannot be parsed: ValidationError")
     assert not EngineCache().kept()
 
 

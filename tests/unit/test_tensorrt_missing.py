@@ -136,6 +136,21 @@ def engine_with_other_tensors(bench: Bench) -> None:
     EngineCache().store(key, MAGIC + json.dumps(plan).encode())
 
 
+def engine_of_other_sizes(bench: Bench) -> None:
+    """The engine does not say how long this tail is before it knows its inputs; then it is another than the model's."""
+    (key,) = EngineCache().kept()
+    plan = json.loads(bench.engine.read_bytes().removeprefix(MAGIC))
+    model = onnx.load_from_string(base64.b64decode(plan["graph"]))
+    (tail,) = (each for each in model.graph.output if each.name == "stem_out")
+    tail.type.tensor_type.shape.dim[2].dim_value += 1
+    plan["graph"] = base64.b64encode(model.SerializeToString()).decode()
+    EngineCache().store(key, MAGIC + json.dumps(plan).encode())
+
+
+def shared_cache(bench: Bench) -> None:
+    bench.cache.chmod(0o777)
+
+
 def unreadable_cache(bench: Bench) -> None:
     path = bench.engine
     path.unlink()
@@ -158,6 +173,8 @@ SCENARIOS: list[tuple[Callable[[Bench], None], str]] = [
     (engine_without_note, rf"engine fp32-\S+: the note beside it is missing or says something else{BUILD}"),
     (engine_of_another_kind, rf"engine fp32-\S+: does not load: Serialization .*: magic tag does not match{BUILD}"),
     (engine_with_other_tensors, r"the engine does not fit the model: tensors logits, scores; build it again"),
+    (engine_of_other_sizes, r"the engine gives stem_out of shape \(1, 12, 5\), not \(1, 12, 4\); build it again"),
+    (shared_cache, r"engine cache \S+engines may be written by others \(mode 777\); chmod go-w it"),
     (unreadable_cache, rf"engine fp32-\S+: cannot be read: Is a directory{BUILD}"),
 ]
 

@@ -58,7 +58,7 @@ class Bucket:
 
     def __init__(self, gpu: Gpu, index: int, profile: BatchProfile, rows: StateRows, leads: int, classes: int) -> None:
         self.profile = profile
-        self._gpu, self._rows, self._leads = gpu, rows, leads
+        self._gpu, self._rows, self._leads, self._classes = gpu, rows, leads, classes
         batch, device = profile.batch, gpu.device
         starts, floats = _aligned_starts(rows, batch)
         self._x, self._x_host = _pair(device, batch * profile.longest * leads, np.float32)
@@ -70,6 +70,7 @@ class Bucket:
         self._offsets, self._strides = device.upload(offsets), device.upload(strides)
         self._context = self._open_context(index)
         self._bind(starts)
+        self._set_shapes(profile.usual)  # so that an engine that does not fit is known before it is relied on
         self._recipe: _Recipe | None = None
         self._graph: CudaGraph | None = None
         self._recordable = True
@@ -95,10 +96,7 @@ class Bucket:
     def _prepare(self, recipe: _Recipe) -> None:
         """Give the context its shapes; a graph recorded for others no longer holds."""
         self._graph, self._recipe = None, None
-        batch = self.profile.batch
-        self._set_shape("x", (batch, recipe.samples, self._leads))
-        for name, shape in self._rows.shapes.items():
-            self._set_shape(name, (batch, *shape))
+        self._set_shapes(recipe.samples)
         self._recipe = recipe
 
     def _replay(self, recipe: _Recipe) -> None:
@@ -163,9 +161,25 @@ class Bucket:
             if not self._context.set_tensor_address(name, address):
                 raise RuntimeUnavailableError(NAME, f"the engine does not take tensor {name}; build it again")
 
+    def _set_shapes(self, samples: int) -> None:
+        """Give the context its inputs' shapes; then its outputs must be as large as the buffers they are bound to."""
+        batch = self.profile.batch
+        self._set_shape("x", (batch, samples, self._leads))
+        for name, shape in self._rows.shapes.items():
+            self._set_shape(name, (batch, *shape))
+        self._require_shape("logits", (batch, self._classes))
+        for name, shape in self._rows.shapes.items():
+            self._require_shape(f"{name}_out", (batch, *shape))
+
     def _set_shape(self, name: str, shape: tuple[int, ...]) -> None:
         if not self._context.set_input_shape(name, shape):
             raise RuntimeUnavailableError(NAME, f"the engine does not take {name} of shape {shape}; build it again")
+
+    def _require_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        given = tuple(self._context.get_tensor_shape(name))
+        if given != shape:
+            problem = f"the engine gives {name} of shape {given}, not {shape}"
+            raise RuntimeUnavailableError(NAME, f"{problem}; build it again")
 
 
 def _pair(device: CudaDevice, count: int, dtype: type[np.generic]) -> tuple[Any, NDArray[Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from edge.runtime.tensorrt.key import EngineKey
 FOLDER_VARIABLE = "ECG_EDGE_ENGINE_CACHE"
 ENGINE_SUFFIX = ".engine"
 NOTE_SUFFIX = ".json"
+
+ROOT = 0
+"""The user who may write anywhere as it is."""
 
 
 class EngineFileError(EcgEdgeError):
@@ -46,7 +50,8 @@ def engine_cache_folder() -> Path:
 class EngineCache:
     """A folder of engines. Who may write into it decides what runs on the GPU: it is made for its owner alone.
 
-    The hash beside an engine tells damage, not malice.
+    The hash beside an engine tells damage, not malice. So every method raises StorageError for a folder that is there
+    and that others may write into. Root takes any owner's: an administrator's `doctor` looks at the service's engines.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -58,6 +63,7 @@ class EngineCache:
 
     def load(self, key: EngineKey) -> bytes | None:
         """Return a key's engine, None when there is none; raises EngineFileError for one that is damaged."""
+        self._require_own()
         path = self.path(key)
         try:
             engine = path.read_bytes()
@@ -82,11 +88,13 @@ class EngineCache:
 
     def kept(self) -> list[EngineKey]:
         """Return what the folder holds engines for."""
+        self._require_own()
         notes = (_read_note(path.with_suffix(NOTE_SUFFIX)) for path in sorted(self.folder.glob(f"*{ENGINE_SUFFIX}")))
         return [note.key for note in notes if note is not None]
 
     def load_timings(self, key: EngineKey) -> bytes:
         """Return what earlier builds for the same device and TensorRT have measured; empty where nothing is kept."""
+        self._require_own()
         try:
             return self._timings(key).read_bytes()
         except OSError:
@@ -96,6 +104,20 @@ class EngineCache:
         """Keep a build's measurements for the next one."""
         self._write(self._timings(key), timings)
 
+    def _require_own(self) -> None:
+        try:
+            status = self.folder.stat()
+        except OSError:
+            return  # where it cannot be looked into, nothing is read from it
+        own_user = os.geteuid()
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            problem = f"may be written by others (mode {stat.S_IMODE(status.st_mode):o}); chmod go-w it"
+        elif own_user != ROOT and status.st_uid not in (ROOT, own_user):
+            problem = f"belongs to user {status.st_uid}, and this is user {own_user}; name one of your own"
+        else:
+            return
+        raise StorageError(f"engine cache {self.folder} {problem}")
+
     def _timings(self, key: EngineKey) -> Path:
         return self.folder / f"sm{key.sm}-trt{key.tensorrt}.timings"
 
@@ -103,6 +125,7 @@ class EngineCache:
         """Write beside, then rename: a reader sees the old file or the new one, also after a power cut."""
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._require_own()
             with tempfile.NamedTemporaryFile(dir=self.folder, prefix=f".{path.name}.", delete=False) as partial:
                 try:
                     partial.write(content)
@@ -119,5 +142,5 @@ class EngineCache:
 def _read_note(path: Path) -> _Note | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=_Note)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, RecursionError, msgspec.MsgspecError):
         return None

@@ -6,17 +6,18 @@ the work of `ecg-export tensorrt`, which calls the same code.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from edge.errors import RuntimeUnavailableError
+from edge.errors import BundleError, RuntimeUnavailableError, StorageError
 from edge.runtime.bundle import Bundle
+from edge.runtime.graph_file import read_graph
 from edge.runtime.manifest import GRAPHS
 from edge.runtime.tensorrt.build import EngineBuildError, build_engine, engine_logger
 from edge.runtime.tensorrt.cache import EngineCache, EngineFileError
+from edge.runtime.tensorrt.fit import misfit
 from edge.runtime.tensorrt.key import batch_profiles, engine_key
 from edge.runtime.tensorrt.targets import NAME, Device
 
@@ -71,6 +72,8 @@ class Engines:
         """Return the engine from the cache."""
         try:
             plan = self._cache.load(self.key)
+        except StorageError as error:
+            raise RuntimeUnavailableError(NAME, str(error)) from None
         except EngineFileError as error:
             raise RuntimeUnavailableError(NAME, f"{error}; {BUILD_IT}") from None
         if plan is None:
@@ -79,10 +82,15 @@ class Engines:
         if engine is None:
             file = self._cache.path(self.key).name
             raise RuntimeUnavailableError(NAME, f"engine {file}: does not load: {self._last_complaint()}; {BUILD_IT}")
+        if problem := misfit(self._trt, self._bundle.manifest, engine.engine):
+            raise RuntimeUnavailableError(NAME, f"the engine does not fit the model: {problem}; build it again")
         return engine
 
     def build(self) -> OpenedEngine:
-        """Build the engine, see that it loads and put it into the cache; raises StorageError when that cannot be."""
+        """Build the engine, see that it loads and fits, and put it into the cache.
+
+        Raises StorageError when the cache cannot be used.
+        """
         profiles = batch_profiles(self._bundle.manifest)
         try:
             built = build_engine(self._trt, self._graph(), profiles, self._cache.load_timings(self.key))
@@ -91,6 +99,8 @@ class Engines:
         engine = self._open(built.engine)
         if engine is None:
             raise RuntimeUnavailableError(NAME, f"the engine just built does not load: {self._last_complaint()}")
+        if problem := misfit(self._trt, self._bundle.manifest, engine.engine):
+            raise RuntimeUnavailableError(NAME, f"the engine just built does not fit the model: {problem}")
         self._cache.store(self.key, built.engine)
         self._cache.store_timings(self.key, built.timings)
         return engine
@@ -100,14 +110,10 @@ class Engines:
         return None if engine is None else OpenedEngine(engine, (self._runtime, self._logger))
 
     def _graph(self) -> bytes:
-        name = GRAPHS[self.key.precision]
         try:
-            graph = (self._bundle.path / name).read_bytes()
-        except OSError as error:
-            raise RuntimeUnavailableError(NAME, f"{name} cannot be read: {error.strerror}") from None
-        if hashlib.sha256(graph).hexdigest() != self.key.graph_sha256:
-            raise RuntimeUnavailableError(NAME, f"{name} has changed since the bundle was opened; refused")
-        return graph
+            return read_graph(self._bundle, GRAPHS[self.key.precision])
+        except BundleError as error:
+            raise RuntimeUnavailableError(NAME, error.problem) from None
 
     def _absence(self) -> str:
         """Say that there is no engine, and what the ones that are there were built for."""

@@ -11,7 +11,7 @@ import numpy as np
 from edge.errors import RuntimeUnavailableError, SignalError
 from edge.runtime.base import Float32Array, State, check_frames, require_recurrent, sizes_of
 from edge.runtime.bundle import Bundle
-from edge.runtime.manifest import GRAPHS, Manifest
+from edge.runtime.manifest import GRAPHS
 from edge.runtime.tensorrt.bucket import Bucket, Gpu
 from edge.runtime.tensorrt.cache import EngineCache
 from edge.runtime.tensorrt.device import CudaDevice
@@ -44,7 +44,6 @@ class TensorRtRuntime:
         with self._device.current():
             self._opened, self.precision = _load_engine(trt, bundle, self._device.facts, precision)
             self.name = f"{NAME}-{self.precision}"
-            _check_tensors(trt, bundle.manifest, self._opened.engine)
             rows = StateRows(bundle.manifest.state)
             self._slots = CudaSlots(self._device, rows)
             self._buckets = self._open_buckets(self._opened.engine, rows)
@@ -123,20 +122,3 @@ def _load_engine(trt: ModuleType, bundle: Bundle, device: Device, precision: str
         except RuntimeUnavailableError as error:
             problems.append(error)
     raise problems[0]
-
-
-def _check_tensors(trt: ModuleType, manifest: Manifest, engine: Any) -> None:
-    """See that an engine has exactly the model's tensors; raises RuntimeUnavailableError."""
-    states = {tensor.name: list(tensor.shape) for tensor in manifest.state}
-    expected = {"x": [-1, len(manifest.leads)], "logits": [len(manifest.classes)], **states}
-    expected |= {f"{name}_out": shape for name, shape in states.items()}
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    wrong = [name for name in expected if name not in names] + [name for name in names if name not in expected]
-    wrong += [
-        name
-        for name in set(names) & set(expected)
-        if list(engine.get_tensor_shape(name))[1:] != expected[name] or engine.get_tensor_dtype(name) != trt.float32
-    ]
-    if wrong or engine.num_optimization_profiles != len(batch_profiles(manifest)):
-        detail = f"tensors {', '.join(sorted(set(wrong)))}" if wrong else "its optimisation profiles"
-        raise RuntimeUnavailableError(NAME, f"the engine does not fit the model: {detail}; build it again")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,12 @@ from edge.stream.topics import alert_topic
 
 MAX_MESSAGES = 100_000
 ALERT_QOS = 1
+WILDCARDS = frozenset("+#")
+"""A broker ends the connection over a message on such a topic."""
+MAX_TOLD = 1000
+"""Characters of what cannot be read that are logged."""
+_MESSAGES = "SELECT seq, CAST(topic AS BLOB), CAST(payload AS BLOB), qos, retain, created_ns FROM message"
+"""As bytes, which can always be fetched, whatever became of them on the disk."""
 
 _log = structlog.get_logger()
 
@@ -36,6 +42,15 @@ class OutgoingMessage(msgspec.Struct, frozen=True):
     payload: bytes
     retain: bool = False
     qos: int = ALERT_QOS
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """What a commit did."""
+
+    seqs: tuple[int, ...]
+    """The numbers of its messages, in their order."""
+    dropped: tuple[tuple[int, str], ...] = ()
+    """Numbers and topics of the messages that it pushed out of a full store."""
 
 
 class StoredMessage(msgspec.Struct, frozen=True):
@@ -72,12 +87,13 @@ class AlertStore:
         self._max_messages = max_messages
         self._on_dropped = on_dropped
         self._lock = threading.Lock()
+        self._unreadable: set[int] = set()
         self._database = open_store_file(path)
         self._count = int(self._database.execute("SELECT COUNT(*) FROM message").fetchone()[0])
 
     def commit(
         self, events: Iterable[AlertEvent], messages: Iterable[OutgoingMessage], now_ns: int | None = None
-    ) -> None:
+    ) -> Committed:
         """Store what the events make of their conditions together with the messages that tell of them, all or none.
 
         `now_ns` is the UTC time kept with the messages, by default the machine's. Raises StorageError when the disk
@@ -88,40 +104,61 @@ class AlertStore:
             with _all_or_nothing(database):
                 for event in events:
                     _put_condition(database, event)
-                added = sum(_put_message(database, message, created_ns) for message in messages)
+                put = [_put_message(database, message, created_ns) for message in messages]
+                replaced = {old for _, replaced in put for old in replaced}
+                added = len(put) - len(replaced)
                 dropped = _drop_oldest(database, self._count + added - self._max_messages)
-            self._count += added - dropped
+            self._count += added - len(dropped)
+            self._unreadable -= replaced.union(seq for seq, _ in dropped)
         if dropped:
-            self._report_dropped(dropped)
+            self._report_dropped(len(dropped))
+        return Committed(tuple(seq for seq, _ in put), dropped)
 
     def open_conditions(self, device: str | None = None) -> list[AlertEvent]:
         """Return the last event of every open condition, of one device or of all; unreadable ones are removed."""
-        rows = self._query(
-            "SELECT device, code, event FROM condition WHERE device = ?1 OR ?1 IS NULL ORDER BY device, code", (device,)
-        )
         events = []
-        for owner, code, payload in rows:
+        for row, payload in self._query("SELECT rowid, event FROM condition ORDER BY device, code"):
             try:
                 events.append(decode(payload))
-            except PayloadError as error:
-                _log.error("stored_condition_unreadable", device=owner, code=code, problem=str(error))
-                self._remove_condition(owner, code)
-        return events
+            except (PayloadError, TypeError) as error:
+                _log.error("stored_condition_unreadable", condition=repr(payload)[:MAX_TOLD], problem=str(error))
+                self._remove_condition(row)
+        return [event for event in events if device in (None, event.device)]
 
     def pending(self, after_seq: int = 0, limit: int = 100) -> list[StoredMessage]:
-        """Return the oldest messages with a number above `after_seq` that are not known to be delivered."""
-        rows = self._query(
-            "SELECT seq, topic, payload, qos, retain, created_ns FROM message WHERE seq > ? ORDER BY seq LIMIT ?",
-            (after_seq, limit),
-        )
-        return [
-            StoredMessage(seq, OutgoingMessage(topic, payload, bool(retain), qos), created_ns)
-            for seq, topic, payload, qos, retain, created_ns in rows
-        ]
+        """Return the oldest messages with a number above `after_seq` that are not known to be delivered.
+
+        Those that cannot be read are set aside: they stay in the file, count as `unreadable` and are told of once.
+        """
+        found: list[StoredMessage] = []
+        while rows := self._query(f"{_MESSAGES} WHERE seq > ? ORDER BY seq LIMIT ?", after_seq, limit - len(found)):
+            found += [stored for row in rows if (stored := self._readable(row)) is not None]
+            after_seq = rows[-1][0]
+        return found
+
+    def read(self, seqs: Iterable[int]) -> dict[int, OutgoingMessage]:
+        """Return the messages of these numbers that are still there; those that cannot be read are set aside."""
+        found: dict[int, OutgoingMessage] = {}
+        with self._exclusive() as database:
+            for seq in seqs:
+                try:
+                    rows = database.execute(f"{_MESSAGES} WHERE seq = ?", (seq,)).fetchall()
+                except sqlite3.DatabaseError as error:
+                    if type(error) is not sqlite3.DatabaseError:
+                        raise  # not this row is damaged: the disk refuses
+                    self._set_aside(seq, str(error))
+                else:
+                    found.update((seq, stored.message) for row in rows if (stored := self._readable(row)) is not None)
+        return found
 
     def pending_count(self) -> int:
         """Return how many messages wait."""
-        return self._count
+        return self._count - len(self._unreadable)
+
+    @property
+    def unreadable(self) -> int:
+        """How many messages were found damaged and set aside since the store was opened."""
+        return len(self._unreadable)
 
     def delivered(self, *seqs: int) -> None:
         """Forget messages that the broker has acknowledged; unknown numbers are passed over."""
@@ -137,11 +174,34 @@ class AlertStore:
         with self._lock:
             self._database.close()
 
-    def _remove_condition(self, device: str, code: str) -> None:
-        with self._exclusive() as database:
-            database.execute("DELETE FROM condition WHERE device = ? AND code = ?", (device, code))
+    def _remove_condition(self, row: int) -> None:
+        try:
+            with self._exclusive() as database:
+                database.execute("DELETE FROM condition WHERE rowid = ?", (row,))
+        except StorageError as error:
+            _log.warning("stored_condition_not_removed", problem=str(error))
 
-    def _query(self, sql: str, values: tuple[object, ...]) -> list[Any]:
+    def _readable(self, row: Sequence[Any]) -> StoredMessage | None:
+        """Return the message of a row, None, and set aside, when no broker would take what stands there."""
+        seq, topic, payload, qos, retain, created_ns = row
+        try:
+            text = topic.decode()
+        except (UnicodeDecodeError, AttributeError) as error:
+            problem = str(error)
+        else:
+            if payload is not None and text and text.isprintable() and not set(text) & WILDCARDS:
+                return StoredMessage(seq, OutgoingMessage(text, payload, bool(retain), qos), created_ns)
+            problem = "no topic, or no payload"
+        self._set_aside(seq, problem, topic, payload)
+        return None
+
+    def _set_aside(self, seq: int, problem: str, topic: object = None, payload: object = None) -> None:
+        if seq not in self._unreadable:
+            self._unreadable.add(seq)
+            _log.error("stored_message_unreadable", seq=seq, problem=problem, topic=repr(topic)[:MAX_TOLD],
+                       payload=repr(payload)[:MAX_TOLD])  # fmt: skip
+
+    def _query(self, sql: str, *values: object) -> list[Any]:
         with self._exclusive() as database:
             return database.execute(sql, values).fetchall()
 
@@ -155,8 +215,8 @@ class AlertStore:
                 raise StorageError(f"alert store {self.path}: {error}; check the disk's space and health") from None
 
     def _report_dropped(self, dropped: int) -> None:
+        (_log.debug if self.dropped else _log.warning)("alert_store_full", dropped=dropped, limit=self._max_messages)
         self.dropped += dropped
-        _log.warning("alert_store_full", dropped=dropped, limit=self._max_messages)
         if self._on_dropped is not None:
             self._on_dropped(dropped)
 
@@ -182,19 +242,21 @@ def _put_condition(database: sqlite3.Connection, event: AlertEvent) -> None:
         database.execute("INSERT OR REPLACE INTO condition VALUES (?, ?, ?)", values)
 
 
-def _put_message(database: sqlite3.Connection, message: OutgoingMessage, created_ns: int) -> int:
-    """Store a message; return by how much the number of stored ones grew."""
-    replaced = 0
+def _put_message(database: sqlite3.Connection, message: OutgoingMessage, created_ns: int) -> tuple[int, list[int]]:
+    """Store a message; return its number and those of older ones that it replaced."""
+    replaced = []
     if message.retain:
-        replaced = database.execute("DELETE FROM message WHERE topic = ? AND retain = 1", (message.topic,)).rowcount
+        replacing = "DELETE FROM message WHERE topic = ? AND retain = 1 RETURNING seq"
+        replaced = [seq for (seq,) in database.execute(replacing, (message.topic,))]
     values = (message.topic, message.payload, message.qos, int(message.retain), created_ns)
-    database.execute("INSERT INTO message (topic, payload, qos, retain, created_ns) VALUES (?, ?, ?, ?, ?)", values)
-    return 1 - replaced
+    put = "INSERT INTO message (topic, payload, qos, retain, created_ns) VALUES (?, ?, ?, ?, ?)"
+    return database.execute(put, values).lastrowid or 0, replaced
 
 
-def _drop_oldest(database: sqlite3.Connection, excess: int) -> int:
-    """Drop so many messages, lines of the log before conditions; return how many it were."""
+def _drop_oldest(database: sqlite3.Connection, excess: int) -> tuple[tuple[int, str], ...]:
+    """Drop so many messages, lines of the log before conditions; return their numbers and topics."""
     if excess <= 0:
-        return 0
+        return ()
     oldest = "SELECT seq FROM message ORDER BY retain, seq LIMIT ?"
-    return database.execute(f"DELETE FROM message WHERE seq IN ({oldest})", (excess,)).rowcount  # noqa: S608
+    dropping = f"DELETE FROM message WHERE seq IN ({oldest}) RETURNING seq, CAST(topic AS BLOB)"  # noqa: S608
+    return tuple((seq, topic.decode(errors="replace")) for seq, topic in database.execute(dropping, (excess,)))

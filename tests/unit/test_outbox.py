@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -203,6 +204,79 @@ def test_a_condition_that_cannot_be_read_is_removed_and_the_others_stay(path, st
         database.execute("UPDATE condition SET event = ? WHERE code = 'mi'", (b"{broken",))
     database.close()
     assert store.open_conditions() == [alert(code="cd")]
+    assert store.open_conditions() == [alert(code="cd")]
+
+
+def flip_one_bit(path: Path, before: bytes) -> None:
+    """Damage the first byte behind these, where it stands in the table."""
+    raw = bytearray(path.read_bytes())
+    at = raw.index(before) + len(before)
+    raw[at] ^= 0x80
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("retained", [False, True])
+def test_a_message_with_one_flipped_bit_in_its_topic_is_set_aside_and_the_others_stay(path, retained):
+    store = AlertStore(path)
+    put(store, alert(device="bed-2"), alert())
+    store.close()
+    flip_one_bit(path, b"ecg/v1/" if not retained else b"ecg/v1/bed-1/")
+    store = AlertStore(path)
+    before = [stored.seq for stored in store.pending()]
+    assert (len(before), store.unreadable, store.pending_count()) == (3, 1, 3)
+    assert store.read(range(10)).keys() == set(before)
+    put(store, alert(1, State.UPDATED), alert(1, State.UPDATED, device="bed-2"))
+    assert store.pending_count() == len(store.pending())
+    assert [it.message for it in store.pending() if it.seq > max(before)] == [
+        message for device in ("bed-1", "bed-2") for message in messages_of(alert(1, State.UPDATED, device))
+    ]
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "topic", [b"\xff", b"a/+/b", b"a/#", b"a\x00b", b"\x1b", "\N{CYRILLIC SMALL LETTER A}\u0085".encode(), b""]
+)
+def test_a_topic_on_which_nothing_may_be_published_is_not_read(path, store, topic):
+    put(store, alert())
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("UPDATE message SET topic = CAST(? AS TEXT) WHERE seq = 1", (topic,))
+    assert [stored.seq for stored in store.pending()] == [2]
+    assert list(store.read([1, 2, 3])) == [2]
+    assert (store.unreadable, store.pending_count()) == (1, 1)
+
+
+def test_pages_go_on_behind_messages_that_cannot_be_read(path, store):
+    put(store, *(alert(number, State.UPDATED) for number in range(20)))
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("UPDATE message SET topic = CAST(x'ff' AS TEXT) WHERE retain = 0 AND seq < 30")
+    first = store.pending(limit=3)
+    assert len(first) == 3
+    assert len(first + store.pending(first[-1].seq, 1000)) == store.pending_count() == 21 - store.unreadable
+
+
+def test_a_commit_tells_the_numbers_of_its_messages_and_what_had_to_make_room(path):
+    store = AlertStore(path, max_messages=2)
+    messages = [OutgoingMessage(topic, b"") for topic in ("a", "b")]
+    first = store.commit([], messages, NOW_NS)
+    assert first.seqs == tuple(stored.seq for stored in store.pending())
+    second = store.commit([], messages, NOW_NS)
+    assert second.dropped == tuple(zip(first.seqs, "ab", strict=True))
+    assert store.read([*first.seqs, *second.seqs]) == dict(zip(second.seqs, messages, strict=True))
+    store.close()
+
+
+def test_a_condition_whose_device_cannot_be_read_is_known_by_its_event(path, store):
+    put(store, alert(), alert(code="cd"))
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("UPDATE condition SET device = CAST(x'62ff' AS TEXT) WHERE code = 'mi'")
+    assert sorted(store.open_conditions(), key=lambda event: event.code) == [alert(code="cd"), alert()]
+
+
+def test_a_condition_that_can_be_neither_read_nor_removed_hides_no_other(path, store):
+    put(store, alert(), alert(code="cd"))
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("UPDATE condition SET event = x'00' WHERE code = 'mi'")
+        database.execute("CREATE TRIGGER no BEFORE DELETE ON condition BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
     assert store.open_conditions() == [alert(code="cd")]
 
 

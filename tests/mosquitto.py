@@ -51,6 +51,7 @@ class Mosquitto:
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
         self._log_path = directory / "mosquitto.log"
+        self._rules_path = directory / "rules"
         directory.mkdir(parents=True, exist_ok=True)
         self._configuration = directory / "mosquitto.conf"
         self._configuration.write_text("\n".join(self._lines(users or {}, tls, rules)) + "\n")
@@ -88,6 +89,13 @@ class Mosquitto:
         """Stop and start."""
         self.stop()
         self.start()
+
+    def permit(self, rules: Sequence[str]) -> None:
+        """Put an access list in the place of the one it was configured with."""
+        self._rules_path.write_text("\n".join(rules) + "\n")
+        self._rules_path.chmod(0o600)
+        if self._process is not None:
+            os.kill(self.pid, signal.SIGHUP)
 
     def freeze(self) -> None:
         """Let connections stand while nothing is read or answered any more."""
@@ -130,10 +138,8 @@ class Mosquitto:
         if os.geteuid() == 0:
             lines.append(f"user {getpass.getuser()}")  # else it becomes a user who may not write here
         if rules:
-            path = self._directory / "rules"
-            path.write_text("\n".join(rules) + "\n")
-            path.chmod(0o600)
-            lines.append(f"acl_file {path}")
+            self.permit(rules)
+            lines.append(f"acl_file {self._rules_path}")
         if users:
             lines.append(f"password_file {self._password_file(users)}")
         if tls is not None:

@@ -38,20 +38,23 @@ class HealthReporter:
         self._states = states
         self._started_s = clock.monotonic_s()
         self._published_s: float | None = None
+        self._told_healthy: bool | None = None
         self._news = asyncio.Event()
 
     def picture(self) -> dict[str, Any]:
         """Return the state of things as plain data."""
         now_s, manifest, totals = self._clock.monotonic_s(), self._runtime.bundle.manifest, self._streams.totals
         waiting = [since_s for stream in self._registry if (since_s := stream.waiting_since_s) is not None]
+        lag_s = round(now_s - min(waiting, default=now_s), 3)
         return {
             "v": 1,
             "t": self._clock.utc_ns(),
             "version": __version__,
             "uptime_s": round(now_s - self._started_s, 1),
+            "problems": self._problems(lag_s),
             "connected": self._transport.state is ConnectionState.CONNECTED,
             "streams": len(self._registry),
-            "lag_s": round(now_s - min(waiting, default=now_s), 3),
+            "lag_s": lag_s,
             "chunks": self._streams.chunks,
             "dropped_samples": self._streams.dropped_samples,
             "dropped_messages": self._transport.dropped,
@@ -63,9 +66,9 @@ class HealthReporter:
         }
 
     def health(self) -> Health:
-        """Return whether all is well: connected, and keeping up."""
+        """Return whether all is well: connected, keeping up, alerts stored and leaving. `problems` says why not."""
         picture = self.picture()
-        return Health(picture["connected"] and picture["lag_s"] < MAX_LAG_S, picture)
+        return Health(not picture["problems"], picture)
 
     def connection_changed(self) -> None:
         """Tell the picture anew: who watches should not wait for it."""
@@ -73,15 +76,18 @@ class HealthReporter:
         self._news.set()
 
     async def run(self) -> None:
-        """Publish the picture every HEALTH_PERIOD_S and keep the status line fresh, until cancelled."""
+        """Publish the picture every HEALTH_PERIOD_S and when it becomes well or unwell, until cancelled.
+
+        Keeps the status line fresh, too.
+        """
         while True:
             self._news.clear()
-            if self._is_due() and self._transport.state is ConnectionState.CONNECTED:
-                self._published_s = self._clock.monotonic_s()
-                await self._outgoing.publish(
-                    node_health_topic(self._node), msgspec.json.encode(self.picture()), retain=True
-                )
-            self._notifier.status(self.status_line())
+            picture = self.picture()
+            healthy = not picture["problems"]
+            if (self._is_due() or healthy is not self._told_healthy) and picture["connected"]:
+                self._published_s, self._told_healthy = self._clock.monotonic_s(), healthy
+                await self._outgoing.publish(node_health_topic(self._node), msgspec.json.encode(picture), retain=True)
+            self._notifier.status(_in_one_line(picture))
             # No wait_for: up to Python 3.11 it swallows a cancellation that comes together with the news.
             timer = asyncio.get_running_loop().call_later(STATUS_PERIOD_S, self._news.set)
             try:
@@ -94,9 +100,20 @@ class HealthReporter:
 
     def status_line(self) -> str:
         """Return one line for people."""
-        picture = self.picture()
-        broker = "connected" if picture["connected"] else f"no broker ({self._transport.problem or 'connecting'})"
-        return f"{picture['streams']} streams, {picture['outbox_pending']} alerts waiting, {broker}"
+        return _in_one_line(self.picture())
+
+    def _problems(self, lag_s: float) -> list[str]:
+        problems = []
+        if self._transport.state is not ConnectionState.CONNECTED:
+            problems.append(f"no broker ({self._transport.problem or 'connecting'})")
+        if lag_s >= MAX_LAG_S:
+            problems.append(f"samples have waited for {lag_s:.0f} s to be scored")
+        return problems + self._outgoing.problems()
+
+
+def _in_one_line(picture: dict[str, Any]) -> str:
+    state = "; ".join(picture["problems"]) or "connected"
+    return f"{picture['streams']} streams, {picture['outbox_pending']} alerts waiting, {state}"
 
 
 def progress_of(batches: Callable[[], int], busy: Callable[[], bool]) -> Callable[[], bool]:

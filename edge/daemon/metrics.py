@@ -35,6 +35,12 @@ class Metrics:
         self.refused_streams = self._counter("refused_streams", "Chunks refused because max_streams was reached.")
         self.scores = self._counter("scores", "Hops scored, by state: ready or warming.", "state")
         self.alerts = BoundedCounter(self._counter("alerts", "Alert changes.", "code", "state"))
+        self.refused_alerts = BoundedCounter(
+            self._counter("refused_alerts", "Attempts to publish an alert that the broker refused.", "topics", "reason")
+        )
+        self.dropped_alerts = self._counter(
+            "dropped_alerts", "Alert messages dropped undelivered: the store, or in its place the memory, was full."
+        )
         self.suppressed_alerts = self._counter("suppressed_alerts", "Raises held back by a rate limit.")
         self.reconnects = self._counter("reconnects", "Connections to the broker after the first.")
         self.snapshots = self._counter("snapshots", "Snapshots of streams' state written.")
@@ -42,6 +48,9 @@ class Metrics:
         self.streams = self._gauge("streams", "Streams followed now.")
         self.connected = self._gauge("connected", "1 while connected to the broker.")
         self.outbox_pending = self._gauge("outbox_pending", "Alert changes the broker has not acknowledged.")
+        self.unreadable_alerts = self._gauge(
+            "unreadable_alerts", "Stored alert messages that were found damaged and set aside."
+        )
         self.lag_seconds = self._gauge("lag_seconds", "Age of the oldest samples that wait to be scored.")
 
         self.state_rms_ratio = self._gauge(

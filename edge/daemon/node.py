@@ -62,7 +62,8 @@ class Node:
         self._runtime = open_or_fall_back(self._bundle, config.model.runtime, config.model.threads)
         self._policy = alert_policy(config.alerts, self._bundle.manifest)
         self._state_lock = lock_state_dir(config.node.state_dir)
-        self._alert_store = AlertStore(config.node.state_dir / ALERTS_NAME)
+        dropped = self.metrics.dropped_alerts
+        self._alert_store = AlertStore(config.node.state_dir / ALERTS_NAME, on_dropped=dropped.inc)
         self._snapshot_store = SnapshotStore(config.node.state_dir / SNAPSHOTS_NAME)
         self._broker = broker_settings(config)
         self._stopping = asyncio.Event()
@@ -142,7 +143,7 @@ class Node:
             will=Will(status, _status("offline")),
             birth=lambda: _status("online"),
         )
-        self._outgoing = Outgoing(self._alert_store, self._disk, self._transport, self.metrics)
+        self._outgoing = Outgoing(self._alert_store, self._disk, self._transport, self._clock, self.metrics)
         self._factory = StreamFactory(config.streams, manifest, config.node.name, self._runtime.name, self._policy)
         self._registry = Registry(config.streams.max_streams, config.streams.silent_after_s, self._factory.make)
         self._pipeline = Pipeline(
@@ -209,7 +210,7 @@ class Node:
         await _until(lambda: not self._pipeline.busy, deadline_s)
         await self._keeper.save_changed(SAVE_DEADLINE_S)
         if self._transport.state is ConnectionState.CONNECTED:
-            await _until(lambda: not self._outgoing.pending, deadline_s)
+            await _until(lambda: self._outgoing.settled, deadline_s)
         with contextlib.suppress(TransportError, asyncio.TimeoutError):
             goodbye = self._transport.publish(
                 node_status_topic(self.config.node.name), _status("stopped"), 1, retain=True

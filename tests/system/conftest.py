@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +32,14 @@ OpenSite = Callable[..., Site]
 
 @pytest.fixture
 def open_site(tmp_path: Path) -> Iterator[OpenSite]:
-    """Start everything: `open_site(streams={"silent_after_s": 1.0})` says what the daemon's configuration has else."""
+    """Start everything: `open_site(streams={"silent_after_s": 1.0})` says what the daemon's configuration has else.
+
+    rules: the broker's access list.
+    """
     with ExitStack() as running:
 
-        def start(**settings: Mapping[str, Any]) -> Site:
-            return running.enter_context(_site(tmp_path, settings))
+        def start(rules: Sequence[str] = (), **settings: Mapping[str, Any]) -> Site:
+            return running.enter_context(_site(tmp_path, settings, rules))
 
         yield start
 
@@ -55,13 +58,13 @@ def alarms(tmp_path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _site(directory: Path, settings: Mapping[str, Mapping[str, Any]]) -> Iterator[Site]:
+def _site(directory: Path, settings: Mapping[str, Mapping[str, Any]], rules: Sequence[str] = ()) -> Iterator[Site]:
     if find_program("mosquitto") is None:
         reason = "mosquitto is not installed (Debian: apt install mosquitto)"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    broker = Mosquitto(directory / "broker")
+    broker = Mosquitto(directory / "broker", rules=rules)
     daemon = Daemon(directory, broker, settings)
     with ExitStack() as running:
         running.callback(broker.kill)

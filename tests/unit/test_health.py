@@ -27,6 +27,10 @@ class Published:
 
     def __init__(self):
         self.messages = []
+        self.found = []
+
+    def problems(self):
+        return self.found
 
     async def publish(self, topic, payload, retain=False):
         self.messages.append((topic, msgspec.json.decode(payload), retain))
@@ -63,6 +67,28 @@ async def test_health_is_told_at_the_start_and_again_when_the_connection_changes
     topic, picture, retain = published.messages[-1]
     assert (topic, retain, picture["connected"]) == ("ecg/v1/edge/n1/health", True, True)
     assert picture["state"] == {"resets": 0, "tensors": {}}
+
+
+async def test_alerts_that_do_not_leave_make_it_unwell_and_that_is_told_at_once(reporter, published, monkeypatch):
+    monkeypatch.setattr("edge.daemon.health.STATUS_PERIOD_S", 0.01)
+    task = asyncio.create_task(reporter.run())
+    await until_published(published, 1)
+    assert reporter.health().healthy
+    published.found = ["disk is full"]
+    health = reporter.health()
+    assert (health.healthy, health.details["problems"]) == (False, ["disk is full"])
+    await until_published(published, 2)
+    published.found = []
+    await until_published(published, 3)
+    await _cancel([task])
+    assert [picture["problems"] for _, picture, _ in published.messages] == [[], ["disk is full"], []]
+
+
+def test_without_a_broker_the_reason_is_among_the_problems(reporter, transport):
+    transport.state, transport.problem = ConnectionState.WAITING, "no broker listens"
+    assert reporter.health().details["problems"] == ["no broker (no broker listens)"]
+    assert not reporter.health().healthy
+    assert reporter.status_line() == "0 streams, 0 alerts waiting, no broker (no broker listens)"
 
 
 @pytest.mark.parametrize("news_first", [True, False])

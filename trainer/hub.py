@@ -26,7 +26,7 @@ from torch import nn
 from edge import RESEARCH_USE_ONLY
 from edge.errors import BundleError
 from edge.runtime.base import calibrated
-from edge.runtime.bundle import Bundle, sha256_of
+from edge.runtime.bundle import MANIFEST_LIMIT_BYTES, Bundle, read_file, sha256_of
 from edge.runtime.manifest import WEIGHTS_NAME, Manifest
 from edge.signal.frontend import process_records
 from trainer.card.write import PLOTS_NAME
@@ -133,11 +133,10 @@ def shared_bundle(folder: Path) -> Bundle:
     hash differs from the stated one.
     """
     _refuse_pickles(folder, [path.name for path in folder.iterdir()] if folder.is_dir() else [])
+    raw = read_file(folder, CONFIG_NAME, MANIFEST_LIMIT_BYTES)
     try:
-        manifest = msgspec.json.decode((folder / CONFIG_NAME).read_bytes(), type=Config).manifest
-    except OSError as error:
-        raise BundleError(folder, f"{CONFIG_NAME} cannot be read: {error.strerror}") from None
-    except msgspec.MsgspecError as error:
+        manifest = msgspec.json.decode(raw, type=Config).manifest
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise BundleError(folder, f"{CONFIG_NAME} is not one of ecg-edge's: {error}") from None
     problems = manifest.problems()
     if problems:

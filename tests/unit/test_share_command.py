@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -133,7 +134,24 @@ def test_a_file_that_is_missing_is_named(copy, refusal, tmp_path):
     assert "model.onnx is missing" in refusal("--from", copy, "--out", tmp_path / "out")
 
 
-@pytest.mark.parametrize("config", ["{}", '{"model_type": "bert"}', "[", '{"model_type": "ecg-edge", "manifest": {}}'])
+CONFIGS_OF_SOMETHING_ELSE = {
+    "nothing": "{}",
+    "another's": '{"model_type": "bert"}',
+    "cut short": "[",
+    "no manifest": '{"model_type": "ecg-edge", "manifest": {}}',
+    "nested without end": '{"manifest": {"metrics": {"a": ' + "[" * 100_000 + "]" * 100_000 + "}}}",
+}
+
+
+@pytest.mark.timeout(30)
+def test_a_config_that_is_a_pipe_keeps_nobody_waiting(copy, refusal, tmp_path):
+    (copy / "config.json").unlink()
+    os.mkfifo(copy / "config.json")
+
+    assert "config.json is no regular file" in refusal("--from", copy, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize("config", CONFIGS_OF_SOMETHING_ELSE.values(), ids=CONFIGS_OF_SOMETHING_ELSE)
 def test_a_config_of_something_else_is_refused(copy, refusal, tmp_path, config):
     (copy / "config.json").write_text(config)
 
@@ -149,8 +167,8 @@ def test_a_manifest_that_reaches_out_of_the_folder_is_refused(copy, refusal, tmp
 
 
 def test_a_folder_that_is_no_shared_model_is_refused(refusal, tmp_path):
-    assert "config.json cannot be read" in refusal("--from", tmp_path, "--out", tmp_path / "out")
-    assert "config.json cannot be read" in refusal("--from", tmp_path / "none", "--out", tmp_path / "out")
+    assert "config.json is missing" in refusal("--from", tmp_path, "--out", tmp_path / "out")
+    assert "config.json is missing" in refusal("--from", tmp_path / "none", "--out", tmp_path / "out")
 
 
 def test_a_folder_with_other_things_in_it_is_not_replaced(refusal, share, bundles, tmp_path):

@@ -53,7 +53,7 @@ def test_a_faulty_signal_raises_its_condition_which_clears_when_it_is_well_again
     fault(samples)
     site.devices.send(device, chunks_of(samples))
     site.ward.await_scores(device, SECONDS)
-    assert_one_life(site.ward.alerts(device, fault.__name__), 1000, 1800 + 600)
+    assert_one_life(site, device, fault.__name__, 1000, 1800 + 600)
 
 
 def test_a_lead_that_the_device_says_is_off_is_off(site: Site) -> None:
@@ -64,7 +64,7 @@ def test_a_lead_that_the_device_says_is_off_is_off(site: Site) -> None:
     ]
     site.devices.send("electrode", marked)
     site.ward.await_scores("electrode", SECONDS)
-    assert_one_life(site.ward.alerts("electrode", "lead_off"), 1000, 2400)
+    assert_one_life(site, "electrode", "lead_off", 1000, 2400)
     qualities = [score["quality"] for score in site.ward.scores("electrode")]
     assert max(qualities[10:18]) < 1.0 == min(qualities[:10])
 
@@ -75,7 +75,7 @@ def test_a_bridged_gap_is_told_and_costs_no_warming(open_site: OpenSite) -> None
     site.devices.send("bed", chunks[:12] + chunks[13:])
     site.ward.await_scores("bed", 60)
     assert [score["state"] for score in site.ward.scores("bed")[10:]] == ["ready"] * 50
-    assert_one_life(site.ward.alerts("bed", "gap"), 1200, 5000)
+    assert_one_life(site, "bed", "gap", 1200, 5000)
 
 
 def test_a_stream_of_two_leads_is_unfit_and_disturbs_nobody(site: Site) -> None:
@@ -118,6 +118,7 @@ def test_conditions_of_one_session_are_not_carried_into_the_next(open_site: Open
     samples = patient(12, seed=5)
     site.devices.send("bed", [*chunks_of(samples), *chunks_of(samples, session="s2")])
     site.ward.await_scores("bed", 24)
+    until(lambda: len(site.ward.alerts("bed", "mi")) >= 3, "the condition of the second session")
     first, ended, second = site.ward.alerts("bed", "mi")
     assert [(event.session, event.state.value) for event in (first, ended, second)] == [
         ("s1", "raised"), ("s1", "cleared"), ("s2", "raised"),
@@ -126,8 +127,10 @@ def test_conditions_of_one_session_are_not_carried_into_the_next(open_site: Open
     assert [score["s"] for score in site.ward.scores("bed")] == ["s1"] * 12 + ["s2"] * 12
 
 
-def assert_one_life(events: list[AlertEvent], not_before: int, not_after: int) -> None:
+def assert_one_life(site: Site, device: str, code: str, not_before: int, not_after: int) -> None:
     """Raised and cleared once, under one id, between two samples."""
+    site.ward.await_alert(device, code, "cleared")
+    events = site.ward.alerts(device, code)
     indices = list(_in_order(events))
     assert [events[0].state.value, events[-1].state.value] == ["raised", "cleared"]
     assert len({event.id for event in events}) == 1
@@ -154,4 +157,4 @@ def test_while_the_disk_takes_its_time_with_an_alert_other_streams_are_scored(op
         assert not [line for line in site.daemon.log if line["event"] == "alerts_not_stored"]
         assert not site.ward.alerts("bad")
     site.ward.await_scores("bad", SECONDS)
-    assert_one_life(site.ward.alerts("bad", "flat_line"), 1000, 1800 + 600)
+    assert_one_life(site, "bad", "flat_line", 1000, 1800 + 600)

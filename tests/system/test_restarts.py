@@ -211,9 +211,11 @@ def _assert_each_condition_has_one_life(ward: Ward, device: str, ended: Collecti
     for code in CODES:
         ids = {event.id for event in ward.alerts(device, code)}
         assert len(ids) == 1, f"{code} has {len(ids)} ids"
-        condition = ward.condition(device, code)
-        assert condition is not None
-        assert (condition.state is State.CLEARED) == (code in ended)
+        until(lambda code=code: _is_over(ward.condition(device, code)) is (code in ended), f"the condition of {code}")
+
+
+def _is_over(condition: AlertEvent | None) -> bool | None:
+    return None if condition is None else condition.state is State.CLEARED
 
 
 def _await_snapshot(daemon: Daemon, device: str, expected: int) -> None:

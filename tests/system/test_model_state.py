@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from edge.daemon.snapshots import MODEL_PREFIX, Snapshot, pack, unpack
+from edge.daemon.snapshots import MODEL_PREFIX, Snapshot, pack, sealed, unpack, unsealed
 from tests.daemon import until
 from tests.ecg import chunks_of, patient
 from tests.system.conftest import OpenSite
@@ -52,8 +52,9 @@ def damage(path: Path, factor: float) -> None:
     """Multiply the SSM states of every snapshot."""
     database = sqlite3.connect(path, isolation_level=None)
     for device, stored in database.execute("SELECT device, state FROM snapshot").fetchall():
-        snapshot = msgspec.msgpack.decode(stored, type=Snapshot)
+        snapshot = msgspec.msgpack.decode(unsealed(stored), type=Snapshot)
         damaged = pack(multiplied(unpack(snapshot.arrays), factor, f"{MODEL_PREFIX}ssm_"))
         changed = msgspec.structs.replace(snapshot, arrays=damaged)
-        database.execute("UPDATE snapshot SET state = ? WHERE device = ?", (msgspec.msgpack.encode(changed), device))
+        state = sealed(msgspec.msgpack.encode(changed))
+        database.execute("UPDATE snapshot SET state = ? WHERE device = ?", (state, device))
     database.close()

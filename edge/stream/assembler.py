@@ -140,7 +140,7 @@ class Assembler:
     def push(self, chunk: Chunk, now_s: float) -> list[Run]:
         """Take a chunk as it arrives."""
         self.counters.chunks += 1
-        stale = chunk.session in self.past_sessions
+        stale = bool(self.past_sessions) and chunk.session in self.past_sessions
         reset = None if stale else self._needs_new_position(chunk)
         if reset is not None:
             return self._begin(chunk, reset)
@@ -154,7 +154,8 @@ class Assembler:
         self._return = None
         if chunk.index > self.position.expected:
             return self._hold(chunk, now_s)
-        return self._accept(chunk) + self._release(now_s)
+        runs = self._accept(chunk)
+        return runs + self._release(now_s) if self._pending else runs
 
     def poll(self, now_s: float) -> list[Run]:
         """Give up waiting for what is overdue."""
@@ -281,7 +282,8 @@ class Assembler:
         assert position is not None
         known = position.expected - chunk.index
         samples_mv, invalid, any_invalid = received(chunk)
-        samples_mv, invalid = samples_mv[known:], invalid[known:]
+        if known:
+            samples_mv, invalid = samples_mv[known:], invalid[known:]
         if chunk.time_ns is not None:
             position.time_index, position.time_ns = chunk.index, chunk.time_ns
         start = position.expected
@@ -292,9 +294,10 @@ class Assembler:
             limit = self.limits.gap_bridge_s * position.rate_hz
             watched = is_wanted(chunk.leads, self.wanted) if self.wanted else None
             runs = runs_of(start, samples_mv, invalid, position.hold, limit, watched, reset)
+            self.counters.resets += sum(run.reset is not None for run in runs)
         else:
             position.hold.keep(samples_mv)
             runs = [Run(start, samples_mv, invalid, reset)]
+            self.counters.resets += reset is not None
         self.counters.overlaps += known > 0
-        self.counters.resets += sum(run.reset is not None for run in runs)
         return runs

@@ -98,10 +98,10 @@ class Hold:
 
 def received(chunk: Chunk) -> Millivolts:
     """Return a chunk's samples in millivolts; NaN and invalid are also those of a lead that the device says is off."""
-    samples_mv, invalid, any_invalid = to_millivolts(chunk)
+    if not chunk.flags.lead_off:
+        return to_millivolts(chunk)
+    samples_mv, invalid, _ = to_millivolts(chunk)
     off = [lead for lead in range(len(chunk.leads)) if chunk.flags.lead_off >> lead & 1]
-    if not off:
-        return Millivolts(samples_mv, invalid, any_invalid)
     samples_mv[:, off], invalid[:, off] = np.nan, INVALID
     return Millivolts(samples_mv, invalid, True)
 

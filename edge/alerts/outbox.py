@@ -20,7 +20,7 @@ import structlog
 
 from edge.alerts.events import AlertEvent, State, decode, encode
 from edge.alerts.storefile import open_store_file
-from edge.errors import PayloadError, StorageError
+from edge.errors import PayloadError, StorageError, TopicError
 from edge.stream.topics import alert_topic
 
 MAX_MESSAGES = 100_000
@@ -119,8 +119,10 @@ class AlertStore:
         events = []
         for row, payload in self._query("SELECT rowid, event FROM condition ORDER BY device, code"):
             try:
-                events.append(decode(payload))
-            except (PayloadError, TypeError) as error:
+                event = decode(payload)
+                alert_topic(event.device, event.code)  # which nobody could be told on if it were damaged
+                events.append(event)
+            except (PayloadError, TopicError, TypeError) as error:
                 _log.error("stored_condition_unreadable", condition=repr(payload)[:MAX_TOLD], problem=str(error))
                 self._remove_condition(row)
         return [event for event in events if device in (None, event.device)]

@@ -67,7 +67,9 @@ class DeviceStream:
     changed: bool = False
     """True when there is something a snapshot does not yet hold."""
     chunk_s: float = 0.0
-    """How long the last chunk was: no more is to be heard for as long. 0 before the first."""
+    """How long the last chunk was: no more is to be heard for as long."""
+    heard: bool = False
+    """Whether anything of use has come since the daemon's start."""
     left_at: Moment | None = None
     """Where it stood before a restart, if that is all that is known of it."""
     unfit: LeadsError | SignalError | None = None
@@ -111,7 +113,7 @@ class DeviceStream:
         """Take a chunk; complete hops join the queue. One of no use is none: the stream may well be silent."""
         runs = self.assembler.push(chunk, now_s)
         if not self.assembler.ignores:
-            self.last_arrival_s, self.changed = now_s, True
+            self.last_arrival_s, self.changed, self.heard = now_s, True, True
             self.chunk_s = len(chunk.samples) / chunk.rate_hz
         self._take(runs, now_s)
 
@@ -215,6 +217,7 @@ class DeviceStream:
             time_ns=position.time_ns,
             past_sessions=list(self.assembler.past_sessions),
             held=[encode_msgpack(chunk) for chunk in self.assembler.held],
+            chunk_s=self.chunk_s,
             hops_seen=0 if counted is None else counted.hops_seen,
             alerts=self.alerts.to_state(),
             arrays=pack(arrays | {"last_mv": position.hold.last_mv, "invalid_run": position.hold.absent}),
@@ -222,6 +225,7 @@ class DeviceStream:
 
     def remember(self, snapshot: Snapshot) -> None:
         """Take from a snapshot that cannot be gone on from where its stream stood, so that its silence is noticed."""
+        self.chunk_s = snapshot.chunk_s
         layout, index = snapshot.layout, max(0, snapshot.expected - 1)
         position = Position(layout, snapshot.expected, Hold.of_nothing(0), snapshot.time_index, snapshot.time_ns)
         self.left_at = Moment(layout.session, index, layout.rate_hz, position.expected_ns(index), snapshot.saved_at_ns)

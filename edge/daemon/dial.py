@@ -86,6 +86,8 @@ def _look_up(
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         found = error
+    except UnicodeError as error:
+        found = socket.gaierror(socket.EAI_NONAME, f"it is no host name ({error})")
     with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
         loop.call_soon_threadsafe(_settle, answer, found)
 

@@ -166,6 +166,10 @@ class Outgoing:
         if self._to_forget and self._writing.due("forget") and self._shall_forget():
             await self._forget()
 
+        if self._reading.fails("messages") and self._reading.due("messages"):
+            with self._reading.trying("messages"):  # what could not be read may not be needed any more
+                await self._disk.call(self._store.pending, 0, 1)
+
     async def _store_events(self) -> None:
         async with self._storing:  # the pipeline, the poll and the outbox may all come here at once
             fresh = tuple(self._fresh)

@@ -55,6 +55,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     past_sessions: list[str]
     held: list[bytes]
     """Chunks that waited for a missing one, as MessagePack: they were acknowledged, so nobody sends them again."""
+    chunk_s: float = 0.0
     hops_seen: int
     alerts: dict[str, object]
     arrays: dict[str, PackedArray]

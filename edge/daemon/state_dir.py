@@ -26,9 +26,14 @@ def lock_state_dir(path: Path) -> FileIO:
         ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         lock.close()
         raise StorageError(
             f"state directory {path} is in use by another daemon; stop it, or give each its own node.state_dir"
+        ) from None
+    except OSError as error:
+        lock.close()
+        raise StorageError(
+            f"state directory {path} cannot be locked: {error.strerror}; choose a folder on a local disk"
         ) from None
     return lock

@@ -32,8 +32,11 @@ LOOK_S = 1.0
 """How often all streams are looked at, unless silence shall be noticed sooner; of thousands it takes milliseconds."""
 CHUNKS_MISSED = 2
 """A device of long chunks is silent when it could have sent so many."""
-STALL_S = 2 * POLL_S
-"""A poll that comes so late says that the process stood still: what a stream waits for may be in the socket, unread."""
+STALL_S = POLL_S
+"""A poll that is so late says that the process stood still: what a stream waits for may be in the socket, unread."""
+CATCH_UP_SHARE = 2.0
+CATCH_UP_S = 10.0
+"""After it stood still nobody is called silent for this multiple of that time, but for no longer than this."""
 
 log = structlog.get_logger(__name__)
 
@@ -101,27 +104,28 @@ class StreamKeeper:
         self.dropped_samples = 0
         self.listening = True
         """Whether chunks are taken: while they are not, silence says nothing."""
-        self._awake_since_s = clock.monotonic_s()
-        """Since when polls have come in time: what came during a stall is not a silence of the devices."""
+        self._caught_up_s = clock.monotonic_s()
+        """When what came while the process stood still has been read: it is no silence of the devices."""
 
     async def run(self, wake_pipeline: Callable[[], None]) -> None:
         """Poll until cancelled; tells the pipeline when hops wait."""
-        polled_s = looked_s = self._clock.monotonic_s()
+        looked_s = self._clock.monotonic_s()
         while True:
+            slept_s = self._clock.monotonic_s()
             await asyncio.sleep(POLL_S)
             now_s = self._clock.monotonic_s()
-            if now_s - polled_s <= STALL_S:
+            late_s = now_s - slept_s - POLL_S
+            if late_s <= STALL_S:
                 self._poll_incomplete(now_s)
             else:
-                self._awake_since_s = now_s
-            polled_s = now_s
+                self._caught_up_s = max(self._caught_up_s, now_s + min(CATCH_UP_S, CATCH_UP_SHARE * late_s))
             events: list[AlertEvent] = []
             if now_s - looked_s >= min(LOOK_S, self._factory.config.silent_after_s / 2):
                 events = self._look(now_s, now_s - looked_s)
                 looked_s = now_s
             wake_pipeline()
-            await self._release_given_up()
             await self._outgoing.alert(events)
+            await self._release_given_up()
 
     def _poll_incomplete(self, now_s: float) -> None:
         """Let streams that miss a chunk give up on it when it is overdue."""
@@ -192,7 +196,7 @@ class StreamKeeper:
             present.add(TechnicalCode.STREAM_SILENT)
         if stream.unfit is not None:
             present.add(TechnicalCode.UNFIT_LEADS)
-        if not stream.chunk_s:  # since a restart nothing has come that could have ended what was before it
+        if not stream.heard:  # since a restart nothing has come that could have ended what was before it
             present |= STREAM_CODES & stream.alerts.technical.open.keys()
         if Reset.OVERLOAD in stream.resets:
             present.add(TechnicalCode.OVERLOAD)
@@ -213,7 +217,7 @@ class StreamKeeper:
             return False
         if stream.alerts.is_open(TechnicalCode.STREAM_SILENT):
             return True
-        return self.listening and now_s - self._awake_since_s > after_s
+        return self.listening and now_s >= self._caught_up_s
 
     def _silent_after_s(self, stream: DeviceStream) -> float:
         """Return how long nothing may come: longer of a device whose chunks are further apart."""

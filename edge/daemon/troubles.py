@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 class StoreTrouble:
-    """What of the alert store fails now, by step. A step that fails has work left, so it is tried until it works."""
+    """What of the alert store fails now, by step. Who uses it tries a step that fails until it works."""
 
     def __init__(self, begins: str, ends: str, clock: Clock) -> None:
         """Give the names of the two lines of the log."""
@@ -32,6 +32,10 @@ class StoreTrouble:
     def due(self, step: str) -> bool:
         """Return whether a step may be tried."""
         return self._again_s.get(step, 0.0) <= self._clock.monotonic_s()
+
+    def fails(self, step: str) -> bool:
+        """Return whether a step failed when it was tried last."""
+        return step in self._again_s
 
     @contextmanager
     def trying(self, step: str) -> Iterator[None]:

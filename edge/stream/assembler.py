@@ -14,6 +14,7 @@ import numpy as np
 
 from edge.signal.invalid import MISSING
 from edge.signal.leads import is_wanted
+from edge.stream.returns import LATER_NS, Return
 from edge.stream.runs import Hold, Reset, Run, received, runs_of
 from edge.stream.wire import MAX_TIME_NS, Chunk, Layout
 
@@ -21,12 +22,6 @@ MAX_PENDING_CHUNKS = 64
 MAX_PENDING_S = 120.0
 FAR_JUMP_S = 60.0
 REMEMBERED_SESSIONS = 8
-LATER_NS = 1_000_000_000
-"""An index that comes again with a time so much later is a new beginning; with less it is a copy."""
-RETURN_S = 5.0
-"""For so long a device sends what is known or of an ended session, at the pace of a live stream: then it is one."""
-RETURN_PACE = 2.0
-"""That pace: at most so many times as fast or as slow. What is sent again from a buffer is faster, or stands still."""
 NS_PER_S = 1_000_000_000
 
 
@@ -95,14 +90,6 @@ class _Held(NamedTuple):
     arrived_s: float
 
 
-class _Return(NamedTuple):
-    """Where chunks began that are all of no use, of one session."""
-
-    session: str
-    first_index: int
-    since_s: float
-
-
 @dataclass
 class Assembler:
     """Orders one device's chunks. `push` and `poll` return the runs that are due."""
@@ -115,7 +102,7 @@ class Assembler:
     past_sessions: deque[str] = field(default_factory=lambda: deque(maxlen=REMEMBERED_SESSIONS))
     _pending: dict[int, _Held] = field(default_factory=dict)
     _hole_since_s: float | None = None
-    _return: _Return | None = None
+    _return: Return | None = None
 
     @property
     def held(self) -> list[Chunk]:
@@ -188,16 +175,15 @@ class Assembler:
         return None
 
     def _has_returned(self, chunk: Chunk, now_s: float) -> bool:
-        """Tell whether a device has gone back for good, to an ended session or to an earlier index.
-
-        It has when nothing of use has come for a while and what did goes on as a live stream does. Then the patient is
-        there, and nobody would look after them.
-        """
-        if self._return is None or self._return.session != chunk.session:
-            self._return = _Return(chunk.session, chunk.index, now_s)
-        waited_s = now_s - self._return.since_s
-        moved_s = (chunk.index - self._return.first_index) / chunk.rate_hz
-        return waited_s >= RETURN_S and waited_s / RETURN_PACE <= moved_s <= waited_s * RETURN_PACE
+        """Tell whether a device has gone back for good, to an ended session or to an earlier index."""
+        position = self.position
+        assert position is not None
+        expected_ns, newest_ns = position.expected_ns(chunk.index), position.expected_ns(position.expected)
+        if chunk.session != position.layout.session:
+            expected_ns = None
+        if self._return is None:
+            self._return = Return()
+        return self._return.is_live(chunk, now_s, expected_ns, newest_ns)
 
     def _begin(self, chunk: Chunk, reset: Reset) -> list[Run]:
         if self.position is not None and reset is Reset.SESSION:

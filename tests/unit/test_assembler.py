@@ -135,6 +135,47 @@ def test_a_device_that_restarts_its_index_without_a_time_is_followed_before_long
     assert (runs[0].index, runs[-1].end) == (500, 2000)
 
 
+def test_a_copy_before_a_device_begins_again_does_not_hide_that_it_does():
+    assembler = Assembler()
+    pushed(assembler, live("s1", 5000, 0.0, 30))
+    copies = [(chunk(7900, 8000), 30.5), (chunk(7800, 7900), 30.6)]
+    runs = pushed(assembler, [*copies, *live("s1", 0, 40.0, 20)])
+    assert [run.reset for run in runs if run.reset] == [Reset.REWIND]
+    assert (runs[0].index, runs[-1].end) == (500, 2000)
+
+
+def stamped(arriving: list[tuple[Chunk, float]], from_s: int) -> list[tuple[Chunk, float]]:
+    return [
+        (chunk(c.index, c.end, c.session, time_ns=(from_s + c.index // 100) * SECOND_NS), now_s)
+        for c, now_s in arriving
+    ]
+
+
+def test_a_lagging_copy_of_an_ended_session_does_not_displace_the_live_one():
+    assembler = Assembler()
+    pushed(assembler, stamped(live("a", 0, 0.0, 60), 1000))
+    pushed(assembler, stamped(live("b", 0, 60.0, 2), 1060))
+    late = stamped(live("a", 2000, 62.0, 40), 1000)  # at a live stream's pace, forty seconds old
+    assert pushed(assembler, late) == []
+    runs = pushed(assembler, stamped(live("b", 4200, 102.0, 5), 1060))
+    assert [run.reset for run in [*runs, *assembler.poll(200.0)] if run.reset] == [Reset.GAP]
+
+
+def test_a_session_whose_clock_was_wrong_is_followed_all_the_same_if_later():
+    assembler = Assembler()
+    pushed(assembler, stamped(live("s1", 0, 0.0, 10), 1000))
+    pushed(assembler, stamped(live("s2", 0, 10.0, 1), 9_000_000))
+    runs = pushed(assembler, stamped(live("s1", 1000, 11.0, 80), 1000))
+    assert [run.reset for run in runs if run.reset] == [Reset.SESSION]
+    assert runs[0].index == 1000 + 6000
+
+
+def test_a_replay_of_what_was_is_no_stream_however_long_it_goes_on():
+    assembler = Assembler()
+    pushed(assembler, stamped(live("s1", 0, 0.0, 95), 1000))
+    assert pushed(assembler, stamped(live("s1", 0, 100.0, 90), 1000)) == []
+
+
 @pytest.mark.parametrize(
     "arriving",
     [

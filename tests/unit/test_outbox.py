@@ -207,6 +207,21 @@ def test_a_condition_that_cannot_be_read_is_removed_and_the_others_stay(path, st
     assert store.open_conditions() == [alert(code="cd")]
 
 
+@pytest.mark.parametrize(
+    ("sound", "damaged"), [(b'"device":"bed-1"', b'"device":"Bed-1"'), (b'"code":"mi"', b'"code":"m)"')]
+)
+def test_a_condition_that_nobody_could_be_told_of_is_removed(path, store, sound, damaged):
+    put(store, alert(), alert(device="bed-2", code="cd"))
+    database = sqlite3.connect(path)
+    with database:
+        database.execute(
+            "UPDATE condition SET event = CAST(replace(event, ?, ?) AS BLOB) WHERE code = 'mi'", (sound, damaged)
+        )
+    database.close()
+    assert store.open_conditions() == [alert(device="bed-2", code="cd")]
+    assert store.open_conditions() == [alert(device="bed-2", code="cd")]
+
+
 def flip_one_bit(path: Path, before: bytes) -> None:
     """Damage the first byte behind these, where it stands in the table."""
     raw = bytearray(path.read_bytes())

@@ -427,6 +427,25 @@ async def test_while_nothing_can_be_read_what_is_new_and_cannot_be_stored_leaves
     assert sorted(lines(told)) == ["alerts_not_read", "alerts_not_stored", "alerts_read_again", "alerts_stored_again"]
 
 
+async def test_a_disk_that_can_be_read_again_is_no_problem_though_nothing_needs_to_be(
+    box: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise StorageError("disk I/O error")
+
+    box.broker.is_away = lambda: True
+    await box.alert(alert())
+    with monkeypatch.context() as broken_disk:
+        for step in ("read", "commit", "pending"):
+            broken_disk.setattr(box.store, step, broken)
+        box.broker.is_away = lambda: False
+        await eventually(lambda: box.outgoing.problems(), what="what cannot be read")
+        await box.alert(alert(1, State.UPDATED))  # takes the place of the condition that could not be read
+        await eventually(lambda: box.broker.conditions_of("bed-1") == [1], what="the newer condition")
+    await box.settled()
+    await eventually(lambda: not box.outgoing.problems(), what="the end of the problem")
+
+
 async def test_a_defect_of_the_transport_ends_the_outbox_instead_of_hiding(tmp_path: Path) -> None:
     box = Outbox(tmp_path / "alerts.sqlite")
     box.broker.refuses = lambda topic: 1 / 0  # type: ignore[assignment, return-value]

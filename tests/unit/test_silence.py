@@ -89,6 +89,33 @@ def test_a_monitor_that_stood_still_does_not_call_its_devices_silent(monkeypatch
     assert watch.events == []
 
 
+@pytest.mark.parametrize("hiccup_s", [0.3, 1.0])
+def test_short_hiccups_however_many_hide_no_silence(monkeypatch, hiccup_s):
+    watch = Watch()
+    watch.send("bed", SECONDS[0])
+
+    def hiccup(second: int) -> None:
+        if second % 4 == 0:
+            watch.clock.now_s += hiccup_s
+
+    watch.run(30, monkeypatch, hiccup)
+    assert watch.told()[0] is State.RAISED
+
+
+def test_a_slow_disk_hides_no_silence(monkeypatch):
+    watch = Watch()
+    for bed in ("bed-1", "bed-2"):
+        watch.send(bed, SECONDS[0])
+
+    async def slowly(events: Sequence[AlertEvent]) -> None:
+        watch.events += events
+        watch.clock.now_s += 0.3
+
+    watch.alert = slowly
+    watch.run(30, monkeypatch)
+    assert {event.device for event in watch.events} == {"bed-1", "bed-2"}
+
+
 def test_a_device_that_was_silent_before_the_monitor_stood_still_goes_on_being_it(monkeypatch):
     watch = Watch()
     watch.send("bed", SECONDS[0])
@@ -131,6 +158,18 @@ def snapshot_of(device: str, model_hash: str) -> Snapshot:
     snapshot = watch.registry.get(device).snapshot(model_hash, now_ns=1)
     assert snapshot is not None
     return snapshot
+
+
+def test_a_device_of_long_chunks_is_not_silent_right_after_a_restart(monkeypatch):
+    before = Watch()
+    before.send("bed", chunks_of(patient(60, seed=41), sizes=1000)[0])
+    snapshot = before.registry.get("bed").snapshot(MANIFEST.model_hash, now_ns=1)
+    after = Watch()
+    assert asyncio.run(after.keeper.restore([snapshot], MANIFEST.model_hash)) == 1
+    after.run(18, monkeypatch)
+    assert after.events == []
+    after.run(6, monkeypatch)
+    assert after.told() == [State.RAISED]
 
 
 def test_a_device_that_does_not_come_back_after_the_model_was_changed_is_silent(monkeypatch):

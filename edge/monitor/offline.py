@@ -13,7 +13,7 @@ from edge.runtime.base import Runtime
 from edge.runtime.manifest import Manifest
 from edge.signal.leads import STANDARD_LEADS, is_wanted
 from edge.stream.assembler import AssemblerLimits
-from edge.stream.runs import Hold, Reset, runs_of
+from edge.stream.runs import Hold, Reset, Run, runs_of
 
 FloatArray = NDArray[np.float64]
 
@@ -40,14 +40,25 @@ def score_recordings(
 
 
 def hops_of(manifest: Manifest, samples_mv: FloatArray, rate_hz: int, leads: tuple[str, ...]) -> list[Hop]:
-    """Cut one recording into hops as a live stream would be: it starts afresh where a lead was away for long."""
-    path, hold = StreamPath(manifest, rate_hz, leads), Hold.of_nothing(len(leads))
-    invalid = np.isnan(samples_mv).astype(np.uint8)
+    """Cut one recording into hops as a live stream would be."""
+    path = StreamPath(manifest, rate_hz, leads)
+    runs = recording_runs(samples_mv, rate_hz, leads, tuple(manifest.leads))
+    return [hop for run in runs for hop in path.push(run)]
+
+
+def recording_runs(
+    samples_mv: FloatArray, rate_hz: int, leads: tuple[str, ...], wanted_leads: tuple[str, ...]
+) -> list[Run]:
+    """Cut a recording (samples, leads) where a live stream would start afresh: a wanted lead comes back after long.
+
+    NaN is an invalid sample; what stands in for it is filled in.
+    """
     if not len(samples_mv):
         return []
+    hold, invalid = Hold.of_nothing(len(leads)), np.isnan(samples_mv).astype(np.uint8)
     hold.start(invalid[0])
-    limit, watched = AssemblerLimits().gap_bridge_s * rate_hz, is_wanted(leads, tuple(manifest.leads))
-    return [hop for run in runs_of(0, samples_mv, invalid, hold, limit, watched, Reset.START) for hop in path.push(run)]
+    limit, watched = AssemblerLimits().gap_bridge_s * rate_hz, is_wanted(leads, wanted_leads)
+    return runs_of(0, samples_mv, invalid, hold, limit, watched, Reset.START)
 
 
 def _score_batch(

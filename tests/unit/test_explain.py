@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import get_args, get_type_hints
 
 import numpy as np
@@ -88,6 +89,23 @@ def test_any_hop_of_a_long_recording_can_be_explained_with_the_state_it_had(bund
     warm, cold = window_at(subject, heard, 30 * 250), window_at(subject, heard, 30 * 250, start=20 * 250)
     assert warm.first_s == cold.first_s == 20.0
     assert any(torch.any(warm.state[name] != cold.state[name]) for name in warm.state)
+
+
+@pytest.mark.parametrize("off_s", [1, 7])
+def test_a_stream_whose_lead_came_back_is_explained_from_where_the_device_began_it_afresh(bundles, off_s):
+    heard = recording(31, 250)
+    heard.samples_mv[8 * 250 + 13 : (8 + off_s) * 250 + 57, [1, 7]] = np.nan
+    (hops,) = score_recordings(open_runtime(bundles["mamba"], "auto"), [heard.samples_mv], 250)
+    subject = subject_of_bundle(bundles["mamba"])
+
+    for hop in hops:
+        seen = window_at(subject, heard, hop.last_index)
+        np.testing.assert_allclose(seen.logits(), hop.logits, atol=2e-5)
+        assert seen.last_index == hop.last_index
+    afresh = [before.last_index for before, hop in pairwise(hops) if hop.last_index - before.last_index != 250]
+    assert len(afresh) == (off_s == 7)
+    for last_index in afresh:  # the device drops what is left of a hop before it begins afresh
+        assert window_at(subject, heard, last_index + 260).last_index == last_index
 
 
 @pytest.mark.parametrize("pooling", get_args(get_type_hints(ModelConfig)["pooling"]))

@@ -163,6 +163,27 @@ def test_a_stream_that_began_anew_is_followed_where_its_hops_fit(explain, record
     assert "from sample 40 on" in result["notes"][0]
 
 
+def test_a_stream_that_began_afresh_where_a_lead_came_back_is_followed_from_there(explain, bundle, alert, tmp_path):
+    units = patient(SECONDS, RATE_HZ).astype(float)
+    units[2 * RATE_HZ + 3 : 6 * RATE_HZ + 40, 4] = np.nan
+    wfdb.wrsamp(
+        "loose", RATE_HZ, ["mV"] * 12, list(STANDARD_LEADS), fmt=["16"] * 12, adc_gain=[1000.0] * 12,
+        baseline=[0] * 12, p_signal=units / 1000, write_dir=str(tmp_path),
+    )  # fmt: skip
+    heard = read_recording(tmp_path / "loose")
+    (hops,) = score_recordings(open_runtime(bundle, "auto"), [heard.samples_mv], RATE_HZ, heard.leads)
+    index = hops[-1].last_index
+    window = Window(index + 1 - 10 * RATE_HZ, index)
+
+    raised = written(tmp_path / "alert.json", alert, at=Point(index), window=window)
+    result = explain(tmp_path / "loose", *QUICK, "--alert", raised)
+
+    assert (index - hops[0].last_index) % RATE_HZ == 40
+    assert result["probability"] == pytest.approx(float(hops[-1].probabilities[1]), abs=1e-4)
+    assert (result["window"]["from"], result["window"]["to"]) == (window.first, window.last)
+    assert result["notes"] == []
+
+
 def test_an_alert_of_another_model_says_so(explain, record, alert, tmp_path):
     other = written(tmp_path / "alert.json", alert, probability=0.999, model=Model("other", "f" * 64, "native"))
 

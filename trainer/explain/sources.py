@@ -11,7 +11,7 @@ from edge.errors import PayloadError, RecordError
 from edge.replay.patient import simulate
 from edge.replay.records import Recording, read_recording
 from trainer.explain.subject import Subject
-from trainer.explain.window import hops_until, last_of_hop
+from trainer.explain.window import runs_until, hops_until, last_of_hop
 from trainer.ptbxl import CLASSES, read_statements, read_table, superclass_labels
 
 SIMULATED_RATE_HZ = 500
@@ -93,7 +93,7 @@ def locate(alert: AlertEvent, subject: Subject, recording: Recording, first_inde
     notes = []
     if alert.model is not None and alert.model.hash != subject.model_hash:
         notes.append(f"the alert came from another model ({alert.model.name}): this is what {subject.name} makes of it")
-    start = _start_before(subject, recording.rate_hz, last)
+    start = _start_before(subject, recording, last)
     if start:
         notes.append(
             f"the stream had begun anew within the session: it is followed from sample {first_index + start} on, where "
@@ -114,11 +114,12 @@ def _check_rate(alert: AlertEvent, subject: Subject, recording: Recording) -> No
         )
 
 
-def _start_before(subject: Subject, rate_hz: int, last: int) -> int:
+def _start_before(subject: Subject, recording: Recording, last: int) -> int:
     """Return the first sample that a stream can have begun with for a hop of it to end at `last`."""
-    hop = last_of_hop(subject, rate_hz, 1) + 1
-    for start in range(min(hop, last + 1)):
-        hops = hops_until(subject, rate_hz, last - start)
-        if hops and last_of_hop(subject, rate_hz, hops) == last - start:
-            return start
+    hop = last_of_hop(subject, recording.rate_hz, 1) + 1
+    afresh = runs_until(subject, recording, 0, last)[-1].index
+    for start in range(afresh, min(afresh + hop, last + 1)):
+        hops = hops_until(subject, recording.rate_hz, last - start)
+        if hops and last_of_hop(subject, recording.rate_hz, hops) == last - start:
+            return 0 if start == afresh else start
     raise RecordError(f"less than a hop comes before sample {last} of the recording, where the alert was decided")

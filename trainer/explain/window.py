@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from torch import Tensor
 
 from edge.errors import RecordError
+from edge.monitor.offline import recording_runs
 from edge.replay.records import Recording
 from edge.signal.frontend import Frontend
 from edge.signal.leads import LeadMap
-from edge.stream.runs import hold_last_good
+from edge.stream.runs import Run
 from trainer.explain.subject import Subject
 from trainer.model import EcgMamba, State
 from trainer.votes import logits_after
@@ -78,20 +80,19 @@ class SeenWindow:
 def window_at(subject: Subject, recording: Recording, last_index: int | None = None, start: int = 0) -> SeenWindow:
     """Return the window that ends with the last whole hop up to a sample of the recording: by default to its end.
 
-    The stream starts cold at sample `start`; everything from there on has passed the device's front-end and, before
-    the window, the model. Raises RecordError when not a single hop is there, LeadsError and SignalError as a stream
-    would.
+    The stream starts cold at sample `start`, and afresh where a device would: a lead comes back after having been away
+    for long. Everything from there on has passed the device's front-end and, before the window, the model. Raises
+    RecordError when not a single hop is there, LeadsError and SignalError as a stream would.
     """
     available = len(recording.samples_mv) - 1
     last = available if last_index is None else last_index
     if last > available:
         raise RecordError(f"{recording.name} ends after {recording.seconds:g} s, before the window does")
-    hops = hops_until(subject, recording.rate_hz, last - start)
-    if hops < 1:
-        hop_s = subject.hop_samples / subject.signal.rate_hz
-        raise RecordError(f"{recording.name}: less than a hop of {hop_s:g} s comes before the end of the window")
+    run = _run_with_a_hop(subject, recording, start, last)
+    start = run.index
+    hops = hops_until(subject, recording.rate_hz, run.end - 1 - start)
     last = start + last_of_hop(subject, recording.rate_hz, hops)
-    frames = _frames(subject, recording, start, last)
+    frames = _frames(subject, recording, run.samples_mv[: last + 1 - start])
     rate_hz, before = subject.signal.rate_hz, max(0, hops * subject.hop_samples - subject.window_samples)
     x = torch.from_numpy(frames)[None]
     return SeenWindow(
@@ -115,13 +116,28 @@ def hops_until(subject: Subject, rate_hz: int, index: int) -> int:
     return next((hops for hops in range(guess, 0, -1) if last_of_hop(subject, rate_hz, hops) <= index), 0)
 
 
-def _frames(subject: Subject, recording: Recording, start: int, last: int) -> NDArray[np.float32]:
-    """Return the model's input, (samples, leads), of the stream's samples start … last."""
-    leads = LeadMap.between(recording.leads, subject.leads)
-    samples_mv = leads.select(recording.samples_mv[start : last + 1])
-    nothing = np.zeros(len(subject.leads))
-    filled, _ = hold_last_good(samples_mv, np.isnan(samples_mv), nothing, nothing.astype(np.int64))
-    return Frontend(subject.signal.frontend(), recording.rate_hz).process(filled).model_input
+def runs_until(subject: Subject, recording: Recording, start: int, last: int) -> list[Run]:
+    """Return the pieces into which a stream of samples start … last falls, each begun with nothing carried over."""
+    LeadMap.between(recording.leads, subject.leads)  # raises LeadsError
+    runs = recording_runs(
+        recording.samples_mv[start : last + 1], recording.rate_hz, recording.leads, tuple(subject.leads)
+    )
+    return [replace(run, index=start + run.index) for run in runs]
+
+
+def _run_with_a_hop(subject: Subject, recording: Recording, start: int, last: int) -> Run:
+    """Return the piece of the stream of samples start … last that its last hop belongs to."""
+    for run in reversed(runs_until(subject, recording, start, last)):
+        if hops_until(subject, recording.rate_hz, run.end - 1 - run.index):
+            return run
+    hop_s = subject.hop_samples / subject.signal.rate_hz
+    raise RecordError(f"{recording.name}: less than a hop of {hop_s:g} s comes before the end of the window")
+
+
+def _frames(subject: Subject, recording: Recording, samples_mv: FloatArray) -> NDArray[np.float32]:
+    """Return the model's input, (samples, leads), of samples of the recording with nothing invalid left."""
+    selected_mv = LeadMap.between(recording.leads, subject.leads).select(samples_mv)
+    return Frontend(subject.signal.frontend(), recording.rate_hz).process(selected_mv).model_input
 
 
 @torch.inference_mode()

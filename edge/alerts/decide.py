@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from operator import ge
 from typing import NamedTuple
 
 import msgspec
@@ -80,6 +81,9 @@ class ClassAlerts:
         trusted = self._is_window_good(quality.good) and ready and all(map(math.isfinite, plain))
         if trusted:
             self._forget_stale_dwell(moment)
+        if trusted and self._nothing_stirs(plain):
+            self._progress.last = moment.point
+            return events
         for class_name, probability in zip(self.policy.classes, plain, strict=True):
             if class_name in self._progress.classes:
                 hop = _Hop(moment, class_name, probability, quality.score)
@@ -120,6 +124,14 @@ class ClassAlerts:
         bad_hops = [*self._progress.bad_hops, not good][-self.policy.window_hops :]
         self._progress.bad_hops = bad_hops
         return good and sum(bad_hops) <= self.policy.max_bad_share * self.policy.window_hops
+
+    def _nothing_stirs(self, probabilities: Sequence[float]) -> bool:
+        """Whether no condition is open, on its way, or begins: so it is for most streams at most hops."""
+        return not (
+            self.open
+            or any(map(ge, probabilities, self.policy.raise_at))
+            or any(progress.above or progress.below for progress in self._progress.classes.values())
+        )
 
     def _forget_stale_dwell(self, moment: Moment) -> None:
         """Start dwell anew when this window shares nothing with the last active hop's: the two are not one run."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from edge.alerts.events import Priority
 from edge.alerts.technical import TechnicalCode
@@ -54,12 +56,17 @@ class AlertPolicy:
         if shared:
             raise ConfigError("the model's classes", tuple(f"{code} names two alert conditions" for code in shared))
 
-    @property
+    @cached_property
     def alerting(self) -> tuple[str, ...]:
         """The classes that can raise an alert."""
         return tuple(name for name in self.classes if name not in SILENT_CLASSES)
 
-    @property
+    @cached_property
+    def raise_at(self) -> tuple[float, ...]:
+        """From which probability on each of the classes may be raised; infinite for the silent ones."""
+        return tuple(self.points[name].on if name in self.alerting else math.inf for name in self.classes)
+
+    @cached_property
     def window_hops(self) -> int:
         """Hops of a window."""
         return max(1, round(self.window_s / self.hop_s))

@@ -355,3 +355,14 @@ def test_the_same_hops_give_the_same_events(inputs):
 @given(inputs=st.lists(hop_inputs.filter(lambda hop: hop[1] != "good"), max_size=80))
 def test_a_stream_that_is_never_good_raises_nothing(inputs):
     assert play(inputs, dwell_s=0.0).events == []
+
+
+@given(inputs=st.lists(hop_inputs, max_size=80))
+def test_a_hop_at_which_nothing_stirs_leaves_a_stream_as_deciding_class_by_class_does(inputs):
+    passed_over = play(inputs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ClassAlerts, "_nothing_stirs", lambda *_: False)
+        decided = play(inputs)
+
+    assert passed_over.events == decided.events
+    assert passed_over.alerts.to_state() == decided.alerts.to_state()

@@ -13,6 +13,8 @@ from edge.errors import StorageError
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 5.0
 SIDE_FILES = ("-wal", "-shm")
+NEEDED_SQLITE = (3, 37)
+"""The first with STRICT tables, which take no value of another type."""
 
 _TABLES = """
 BEGIN;
@@ -36,12 +38,23 @@ COMMIT;
 _log = structlog.get_logger()
 
 
+def sqlite_problem(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> str | None:
+    """Return why alerts and snapshots cannot be stored with the SQLite that Python has here, None when they can."""
+    if version >= NEEDED_SQLITE:
+        return None
+    found, needed = (".".join(map(str, numbers)) for numbers in (version, NEEDED_SQLITE))
+    return f"Python has SQLite {found} here, {needed} or newer is needed; use a Python that brings its own"
+
+
 def open_store_file(path: Path) -> sqlite3.Connection:
     """Open or create the file; a damaged one is moved aside, with a log line, and a new one begun.
 
     The connection may be used from any thread, by one at a time. Raises StorageError when the file can't be opened or
     is of a newer version.
     """
+    problem = sqlite_problem()
+    if problem is not None:
+        raise StorageError(problem)
     try:
         try:
             return _open(path)

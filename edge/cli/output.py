@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from edge.errors import EcgEdgeError
+from edge.journal import ERROR_PREFIX, is_journal
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -35,8 +36,9 @@ def say(message: str) -> None:
 
 
 def fail(prog: str, message: str) -> int:
-    """Print an error in one line to standard error and return the exit status for it."""
-    say(f"{prog}: error: {' '.join(message.split())}")
+    """Print an error in one line to standard error, as one where that is the journal; return the exit status for it."""
+    priority = ERROR_PREFIX if is_journal(sys.stderr) else ""
+    say(f"{priority}{prog}: error: {' '.join(message.split())}")
     return EXIT_USAGE
 
 

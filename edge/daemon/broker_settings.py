@@ -87,10 +87,19 @@ def _first_line(key: str, path: Path) -> str:
         with path.open("rb") as file:
             text = file.read(SECRET_LIMIT_BYTES).decode("utf-8")
     except OSError as error:
-        raise ConfigError(key, (f"{path} cannot be read: {error.strerror}",)) from None
+        raise ConfigError(key, (f"{path} cannot be read: {error.strerror}{_advice(path, error)}",)) from None
     except UnicodeDecodeError:
         raise ConfigError(key, (f"{path} is not UTF-8 text",)) from None
     secret = text.split("\n", 1)[0].rstrip("\r")
     if not secret:
-        raise ConfigError(key, (f"{path} has an empty first line; write the password there",))
+        raise ConfigError(key, (f"{path} has an empty first line{_advice(path)}",))
     return secret
+
+
+def _advice(path: Path, error: OSError | None = None) -> str:
+    """Say what to do about a file with no secret for us, what is wrong with it already said."""
+    if CREDENTIALS_VARIABLE in os.environ and path.parent == Path(os.environ[CREDENTIALS_VARIABLE]):
+        return f"; write the secret into the file that LoadCredential={path.name}: names in the unit, and start again"
+    if isinstance(error, PermissionError):
+        return "; let this user read it, or under systemd name a credential instead"
+    return "" if error is not None else "; write the password there"

@@ -54,8 +54,12 @@ def parse_config(text: str, source: str, folder: Path) -> Config:
         return Config.model_validate(tomllib.loads(text), context={"folder": folder})
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(source, (f"is not valid TOML: {error}",)) from None
+    except RecursionError:
+        raise ConfigError(source, ("is nested too deeply",)) from None
     except ValidationError as error:
         raise ConfigError(source, tuple(_problem(detail) for detail in error.errors(include_url=False))) from None
+    except ValueError as error:  # a number of thousands of digits, for one
+        raise ConfigError(source, (f"cannot be read: {error}",)) from None
 
 
 def _problem(detail: ErrorDetails) -> str:

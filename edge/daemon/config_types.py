@@ -14,7 +14,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 def _from_configuration_folder(path: Path, info: ValidationInfo) -> Path:
     """Take a relative path from the folder of the configuration file, not from wherever the daemon was started."""
     folder = (info.context or {}).get("folder", Path())
-    return Path(folder) / path.expanduser()
+    if "\0" in str(path):
+        raise ValueError("a path cannot have a null character in it")
+    try:
+        return Path(folder) / path.expanduser()
+    except RuntimeError:
+        raise ValueError("this user's home is not known; write the path out") from None
 
 
 AnyPath = Annotated[Path, Field(strict=False), AfterValidator(_from_configuration_folder)]

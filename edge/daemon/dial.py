@@ -51,13 +51,15 @@ def tls_context(tls: TlsSettings) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=tls.ca)
     except OSError as error:
-        raise TransportError(f"tls.ca {tls.ca} cannot be used: {error}; it must be certificates in PEM") from error
+        raise TransportError(
+            f"the authorities' file {tls.ca} cannot be used: {error}; it must be certificates in PEM"
+        ) from error
     if tls.cert is not None:
         try:
             # Without a password given here, OpenSSL would ask for one on the terminal.
             context.load_cert_chain(tls.cert, tls.key, password="")
         except OSError as error:
-            files = f"tls.cert {tls.cert} and tls.key {tls.key or tls.cert}"
+            files = f"the client's certificate {tls.cert} and key {tls.key or tls.cert}"
             raise TransportError(
                 f"{files} cannot be used: {error}; they must be a certificate and its unencrypted key in PEM"
             ) from error
@@ -168,7 +170,7 @@ def _explain(error: OSError, settings: BrokerSettings) -> str:
     where = settings.address
     if isinstance(error, ssl.SSLCertVerificationError):
         signer = settings.tls.ca if settings.tls and settings.tls.ca else "the system's certificate authorities"
-        return f"the certificate of {where} is refused: {error.verify_message}; checked against {signer} (tls.ca)"
+        return f"the certificate of {where} is refused: {error.verify_message}; checked against {signer}"
     if isinstance(error, ssl.SSLError):
         fault = getattr(error, "reason", None) or error.strerror
         return f"no TLS with {where}: {fault}; is this port the broker's TLS listener?"

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import sqlite3
 import statistics
 import tempfile
 import time
@@ -20,7 +21,8 @@ from typing import Literal
 import numpy as np
 
 from edge import __version__
-from edge.daemon.broker_settings import broker_settings
+from edge.alerts.storefile import sqlite_problem
+from edge.daemon.broker_settings import CREDENTIALS_VARIABLE, broker_settings
 from edge.daemon.config import Config
 from edge.daemon.config_file import load_config
 from edge.daemon.paho_transport import PahoTransport
@@ -66,7 +68,7 @@ class Check:
 
 def examine(config_path: Path | None) -> list[Check]:
     """Run all checks; those that depend on the configuration are left out when it has faults."""
-    checks = [check_packages(), check_clock(), check_mosquitto(), check_wfdb()]
+    checks = [check_packages(), check_sqlite(), check_clock(), check_mosquitto(), check_wfdb()]
     try:
         config = load_config(config_path)
     except ConfigError as error:
@@ -87,6 +89,14 @@ def check_packages() -> Check:
     return Check(
         "packages", "ok", f"ecg-edge {__version__}, Python {platform.python_version()}, " + ", ".join(versions)
     )
+
+
+def check_sqlite(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> Check:
+    """See whether the SQLite that comes with Python, or with the system, can keep alerts and snapshots."""
+    problem = sqlite_problem(version)
+    if problem is not None:
+        return Check("sqlite", "fail", problem)
+    return Check("sqlite", "ok", f"SQLite {sqlite3.sqlite_version}")
 
 
 def check_model(config: Config) -> list[Check]:
@@ -148,7 +158,7 @@ def check_broker(config: Config) -> Check:
             connect_timeout_s=BROKER_TIMEOUT_S,
         )
     except ConfigError as error:
-        return Check("broker", "fail", str(error), "correct the configuration: ecg-edge check-config FILE")
+        return Check("broker", "fail", str(error), _credential_advice(config))
     problem = asyncio.run(_connection_problem(settings))
     detail = f"MQTT {config.broker.protocol} at {settings.address}{' with TLS' if settings.tls else ''}"
     if problem is None:
@@ -156,12 +166,25 @@ def check_broker(config: Config) -> Check:
     return Check("broker", "fail", problem, "correct [broker] in the configuration, or start the broker")
 
 
+def _credential_advice(config: Config) -> str:
+    """Say what to do about a secret that cannot be read: one that only the service is given cannot be tried by hand."""
+    tls = config.broker.tls
+    given = config.broker.password_credential is not None or (tls is not None and tls.key_credential is not None)
+    if given and CREDENTIALS_VARIABLE not in os.environ:
+        return "only the service can read it: start it, and see journalctl -u ecg-edge"
+    return "correct the configuration: ecg-edge check-config FILE"
+
+
 def check_state_dir(path: Path) -> Check:
     """See whether alerts and snapshots can be written, and how much room they have."""
-    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    existing = path
     try:
+        existing = next(folder for folder in (path, *path.parents) if folder.exists())
         with tempfile.TemporaryFile(dir=existing):
             free_bytes = shutil.disk_usage(existing).free
+    except PermissionError:
+        detail = f"{existing} cannot be written by this user; the service has a user of its own, which may"
+        return Check("state_dir", "warn", detail, "ask as the user that runs the daemon, or as root (sudo)")
     except OSError as error:
         advice = "correct node.state_dir, or let systemd provide it (StateDirectory= in the unit)"
         return Check("state_dir", "fail", f"{existing} cannot be written: {error.strerror}", advice)

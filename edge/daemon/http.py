@@ -41,7 +41,7 @@ class HttpEndpoint:
         routes = {"/healthz": lambda: _health_response(health()), "/metrics": lambda: Response(metrics(), metrics_type)}
         try:
             self._server = _Server(host, port, routes)
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, UnicodeError) as error:
             raise EndpointError(
                 f"HTTP endpoint cannot listen on {host} port {port}: {error}; "
                 "change http.host or http.port, or set http.enabled = false"

@@ -6,14 +6,14 @@ Everything goes to standard error; the records of libraries that use `logging` c
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from typing import IO
 
 import structlog
 from structlog.typing import Processor
 
-JOURNAL_VARIABLE = "JOURNAL_STREAM"
+from edge.journal import is_journal
+
 SYSLOG_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 DEBUG_PRIORITY = 7
 
@@ -48,15 +48,6 @@ def set_up_logging(level: str = "info", form: str = "auto", stream: IO[str] | No
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-
-
-def is_journal(stream: IO[str]) -> bool:
-    """Tell whether a stream is the journal's: systemd names its device and inode in $JOURNAL_STREAM."""
-    try:
-        status = os.fstat(stream.fileno())
-    except (OSError, ValueError):  # a stream without a file, as in tests
-        return False
-    return os.environ.get(JOURNAL_VARIABLE) == f"{status.st_dev}:{status.st_ino}"
 
 
 class _JournalFormatter(logging.Formatter):

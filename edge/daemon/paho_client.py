@@ -74,9 +74,10 @@ def explain_loss(settings: BrokerSettings, accepted: bool, closing: bool, fault:
     if accepted:
         return f"the connection to {settings.address} was lost: {fault}"
     if fault == "Protocol error":
-        return f"{settings.address} does not answer in MQTT {settings.protocol}; check port and protocol"
+        version = "5" if settings.protocol == 5 else "3.1.1"
+        return f"{settings.address} does not answer in MQTT {version}; check port and protocol"
     asks_for_certificate = settings.tls is not None and settings.tls.cert is None
-    hint = "it may ask for a client certificate (tls.cert)" if asks_for_certificate else _SEE_LOG
+    hint = "it may ask for a client's certificate" if asks_for_certificate else _SEE_LOG
     return f"{settings.address} hung up before it answered: {fault}; {hint}"
 
 
@@ -84,7 +85,7 @@ _SEE_LOG = "see the broker's log"
 _ADVICE = {
     "Bad user name or password": "check username and password",
     "Not authorized": "check username, password and the broker's access rules",
-    "Unsupported protocol version": "try the other protocol (5 or 311)",
+    "Unsupported protocol version": "try the other protocol (5 or 3.1.1)",
     "Client identifier not valid": "choose another client_id",
 }
 

@@ -24,7 +24,7 @@ MODULES = {"avx512": "edge.runtime._hop_avx512", "avx2": "edge.runtime._hop_avx2
 LEVELS = {"avx512": 2, "avx2": 1, BASE: 0}
 """What `cpu_level` must be at least."""
 
-NOT_BUILT = "the C kernel was not built at installation; install a C compiler (gcc) and install ecg-edge again"
+NOT_BUILT = "the C kernel was not built at installation; install gcc and python3-dev, then ecg-edge again"
 
 
 def native_module(width: str | None = None) -> tuple[str, ModuleType]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ class Engine:
 
     def __init__(self, machine: Machine, plan: dict[str, Any]) -> None:
         self.machine = machine
+        self.complain: Callable[[str], None] = lambda message: None
+        """How it tells its logger of an error."""
         model = onnx.load_from_string(base64.b64decode(plan["graph"]))
         self.profiles = [{name: [tuple(s) for s in shapes] for name, shapes in p.items()} for p in plan["profiles"]]
         self.inputs: Shapes = {value.name: declared_shape(value) for value in model.graph.input}
@@ -48,8 +51,13 @@ class Engine:
     def get_tensor_dtype(self, name: str) -> str:
         return "float32"
 
-    def create_execution_context(self) -> Context:
+    def create_execution_context(self, strategy: Any) -> Context | None:
+        assert strategy.name == "ON_PROFILE_CHANGE"
         self.machine.require_context()
+        self.machine.contexts_left -= 1
+        if self.machine.contexts_left < 0:
+            self.complain("Error Code 2:\nOutOfMemory (requested 1234 bytes)")
+            return None
         return Context(self)
 
 

@@ -50,8 +50,16 @@ class Machine:
     failure: str | None = None
     """What the driver says from now on when somebody waits for it: the GPU has died."""
 
+    dies_whole: bool = False
+    """Whether it then also refuses to let go of its context."""
+
     driver_too_old: bool = False
     """Whether TensorRT finds a driver that is older than it needs."""
+
+    contexts_left: int = 1000
+    """How many execution contexts there is memory for."""
+    loggers: list[object] = field(default_factory=list)
+    """What TensorRT was given to report to; it keeps the address of the first for good."""
 
     allocations: int = 0
     builds: int = 0
@@ -70,9 +78,12 @@ class Machine:
         self._pinned: list[np.ndarray] = []
         self._streams: dict[int, Stream] = {}
         self._contexts = threading.local()
+        self.released = False
 
     def push(self) -> None:
         """Make the context current in this thread."""
+        if self.released:
+            raise GpuFault("the context was released")
         self._contexts.depth = self._depth + 1
 
     def pop(self) -> None:
@@ -80,6 +91,17 @@ class Machine:
         if self._depth == 0:
             raise GpuFault("pop without push")
         self._contexts.depth = self._depth - 1
+
+    def release(self) -> None:
+        """Give the primary context up, and with it all that lives there."""
+        if self.failure is None:
+            raise GpuFault("the context was released while memory, streams and TensorRT's objects live in it")
+        self.released, self._contexts.depth = True, 0
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the context is current in this thread: no thread may end with one."""
+        return self._depth > 0
 
     def require_context(self) -> None:
         """Every call to the driver needs one."""

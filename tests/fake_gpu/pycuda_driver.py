@@ -83,7 +83,7 @@ def driver_module(machine: Machine) -> ModuleType:
     module.Error, module.LogicError = Error, LogicError
     module.init = lambda: None
     module.Device = lambda ordinal: _Device(machine, ordinal)
-    module.Context = type("Context", (), {"pop": staticmethod(machine.pop)})
+    module.Context = type("Context", (), {"pop": staticmethod(lambda: _pop(machine))})
     module.Stream = lambda: FakeStream(machine)
     module.mem_alloc = lambda size: DeviceAllocation(machine, size)
     module.pagelocked_empty = machine.pin
@@ -94,6 +94,13 @@ def driver_module(machine: Machine) -> ModuleType:
     module.memcpy_dtoh_async = copies.dtoh_async
     module.memcpy_dtod_async = copies.dtod_async
     return module  # type: ignore[no-any-return]
+
+
+def _pop(machine: Machine) -> None:
+    """Take the context off the thread; pycuda asks the driver first, and keeps its own count where that fails."""
+    if machine.failure is not None and machine.dies_whole:
+        raise LogicError(f"cuCtxPopCurrent failed: {machine.failure}")
+    machine.pop()
 
 
 class _Device:
@@ -108,7 +115,9 @@ class _Device:
         return self._machine.sm
 
     def retain_primary_context(self) -> Any:
-        return type("Context", (), {"push": staticmethod(self._machine.push), "detach": staticmethod(lambda: None)})
+        self._machine.released = False
+        calls = {"push": staticmethod(self._machine.push), "detach": staticmethod(self._machine.release)}
+        return type("Context", (), calls)
 
 
 class _Module:
@@ -183,8 +192,9 @@ class FakeLibcuda:
         return SUCCESS
 
     def cuGraphDestroy(self, graph: Any) -> int:
-        if graph.value is not None:
-            del self._graphs[graph.value]
+        if graph.value is None:
+            raise GpuFault("no graph to destroy")
+        del self._graphs[graph.value]
         return SUCCESS
 
     def cuGraphExecDestroy(self, launchable: Any) -> int:

@@ -38,6 +38,7 @@ def tensorrt_module(machine: Machine) -> ModuleType:
     module.float32 = "float32"
     module.NetworkDefinitionCreationFlag = enum.IntEnum("Flag", {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1})
     module.MemoryPoolType = enum.Enum("Pool", ["WORKSPACE"])
+    module.ExecutionContextAllocationStrategy = enum.Enum("Strategy", ["STATIC", "ON_PROFILE_CHANGE"])
     module.BuilderFlag = enum.Enum("BuilderFlag", ["TF32"])
     module.OnnxParser = _Parser
     module.Runtime = lambda logger: _Runtime(machine, logger)
@@ -88,13 +89,12 @@ class _Profile:
         self.shapes: dict[str, list[tuple[int, ...]]] = {}
 
     def set_shape(self, name: str, low: tuple[int, ...], usual: tuple[int, ...], high: tuple[int, ...]) -> None:
-        if not all(a <= b <= c for a, b, c in zip(low, usual, high, strict=True)):
-            raise GpuFault(f"the shapes of {name} do not rise: {low} {usual} {high}")
         self.shapes[name] = [low, usual, high]
 
 
 class _Config:
-    def __init__(self) -> None:
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
         self.profiles: list[_Profile] = []
         self.flags = {"TF32"}
 
@@ -105,10 +105,16 @@ class _Config:
         self.flags.discard(flag.name)
 
     def add_optimization_profile(self, profile: _Profile) -> int:
+        rise = (a <= b <= c for shapes in profile.shapes.values() for a, b, c in zip(*shapes, strict=True))
+        if not all(rise):
+            self._logger.log(Severity.ERROR, "the optimization profile\nis not valid")
+            return -1
         self.profiles.append(profile)
         return len(self.profiles) - 1
 
     def create_timing_cache(self, known: bytes) -> Any:
+        if known not in (b"", b"timings"):
+            return None
         return type("Timings", (), {"serialize": lambda _: known or b"timings"})()
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
@@ -125,7 +131,7 @@ class _Builder:
         return _Network(flags)
 
     def create_builder_config(self) -> _Config:
-        return _Config()
+        return _Config(self._logger)
 
     def create_optimization_profile(self) -> _Profile:
         return _Profile()
@@ -161,11 +167,14 @@ class _Runtime:
         if engine["version"] != self._machine.tensorrt or tuple(engine["sm"]) != self._machine.sm:
             self._logger.log(Severity.ERROR, "The engine plan file is not compatible with this version or device")
             return None
-        return Engine(self._machine, engine)
+        opened = Engine(self._machine, engine)
+        opened.complain = lambda message: self._logger.log(Severity.ERROR, message)
+        return opened
 
 
 def _start(machine: Machine, logger: Any) -> None:
     """Fail as the bindings do where the library cannot start."""
+    machine.loggers.append(logger)
     if machine.driver_too_old:
         logger.log(Severity.ERROR, "CUDA initialization failure with error: 35")
         raise TypeError("pybind11::init(): factory function returned nullptr")

@@ -13,7 +13,7 @@ import pytest
 from edge.cli import main
 from edge.daemon.config import Config
 from edge.daemon.config_file import parse_config
-from edge.daemon.doctor import check_broker, check_clock, check_model, check_packages, check_state_dir
+from edge.daemon.doctor import check_broker, check_clock, check_model, check_packages, check_sqlite, check_state_dir
 from tests.helpers import eventually
 from tests.integration.conftest import Certificates, StartBroker
 from tests.logging_state import logging_restored
@@ -101,6 +101,30 @@ def test_a_state_directory_that_cannot_be_written_is_a_failure(tmp_path: Path) -
     check = check_state_dir(file / "state")
     assert check.outcome == "fail"
     assert "StateDirectory" in check.advice
+
+
+def test_a_state_directory_of_another_user_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As /var/lib/private, into which only root may look; root, who may run this, is refused nothing."""
+
+    def refuse(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    check = check_state_dir(tmp_path / "private" / "ecg-edge")
+
+    assert check.outcome == "warn"
+    assert "sudo" in check.advice
+
+
+def test_an_old_sqlite_is_a_failure() -> None:
+    assert check_sqlite().outcome == "ok"
+    assert check_sqlite((3, 34, 1)).outcome == "fail"
+
+
+def test_a_secret_that_only_the_service_is_given_is_looked_for_in_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    config = parse_config("[broker]\nusername = 'u'\npassword_credential = 'mqtt-password'", "a.toml", Path("/"))
+    assert "journalctl" in check_broker(config).advice
 
 
 def test_a_clock_nobody_keeps_is_a_warning_and_an_unknown_one_is_not() -> None:

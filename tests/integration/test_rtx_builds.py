@@ -15,7 +15,8 @@ import pytest
 from onnx import helper
 
 from edge.runtime.bundle import Bundle, load_bundle
-from edge.runtime.tensorrt.build import EngineBuildError, build_engine, engine_logger
+from edge.runtime.tensorrt.build import EngineBuildError, build_engine
+from edge.runtime.tensorrt.complaints import complaints_of
 from edge.runtime.tensorrt.fit import misfit
 from edge.runtime.tensorrt.key import batch_profiles
 from export.graph import recurrent_graph
@@ -98,7 +99,7 @@ def test_the_tests_stand_in_knows_the_shapes_that_the_parser_knows(trt: ModuleTy
 
 def parsed(trt: ModuleType, graph: bytes) -> dict[str, Any]:
     """Return the inputs and outputs of the network that a graph becomes, by name."""
-    logger = engine_logger(trt, [])
+    logger = complaints_of(trt).logger
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)

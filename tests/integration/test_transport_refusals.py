@@ -106,7 +106,7 @@ async def test_a_missing_client_certificate_is_named(start_broker: StartBroker, 
     broker = start_broker(tls=ServerTls(certificates.server, certificates.server, client_ca=certificates.ca))
     settings = settings_for(broker, "node", tls=TlsSettings(certificates.ca))
     async with MqttClient(settings, wait=False) as client:
-        await tries_again_and_says(client, "client certificate (tls.cert)")
+        await tries_again_and_says(client, "ask for a client's certificate")
 
 
 async def test_a_broker_without_tls_is_named_when_tls_is_wanted(broker: Mosquitto, certificates: Certificates) -> None:

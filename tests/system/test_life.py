@@ -81,9 +81,11 @@ def test_a_reload_changes_the_limits_of_streams_that_are_followed_already(open_s
     chunks = chunks_of(patient(20))
     site.devices.send("bed", chunks[:5])
     site.ward.await_scores("bed", 5)
-    site.daemon.configure(streams={"reorder_wait_s": 0.0, "gap_bridge_s": 0.5}, http={"port": 1})
+    site.daemon.configure(
+        streams={"reorder_wait_s": 0.0, "gap_bridge_s": 0.5, "max_payload_bytes": 1 << 16}, http={"port": 1}
+    )
     site.daemon.reload()
-    assert site.daemon.events("reloaded")[0]["needs_restart"] == ["http.port"]
+    assert site.daemon.events("reloaded")[0]["needs_restart"] == ["streams.max_payload_bytes", "http.port"]
     site.devices.send("bed", chunks[6:])
     site.ward.await_scores("bed", 19)
     until(lambda: site.daemon.metric("gaps_total", outcome="lost") == 1, "the next poll, which counts")
@@ -94,11 +96,16 @@ def test_a_faulty_configuration_is_refused_and_the_daemon_goes_on(open_site: Ope
     samples = patient(12)
     chunks = chunks_of(samples)
     site.devices.send("bed", chunks[:6])
-    for faulty in ("[streams]\nmax_stream = 3", "not TOML at all", "[alerts.classes.XYZ]\non = 0.5"):
+    for faulty in (
+        "[streams]\nmax_stream = 3",
+        "not TOML at all",
+        "[node]\nstate_dir = '~no-such-user'",
+        "[alerts.classes.XYZ]\non = 0.5",
+    ):
         site.daemon.config_path.write_text(faulty)
         site.daemon.reload()
     refused = site.daemon.events("reload_refused")
-    assert len(refused) == 3
+    assert len(refused) == 4
     assert "max_stream" in refused[0]["problem"]
     site.devices.send("bed", chunks[6:])
     assert_same_scores(site.ward.await_scores("bed", 12), samples)

@@ -201,8 +201,35 @@ def test_a_password_comes_from_a_systemd_credential(tmp_path: Path, monkeypatch:
     (tmp_path / "mqtt-password").write_text("\n")  # what the unit's default gives when there is no file
     (problem,) = file_problems(config.broker)
     assert "empty first line" in problem
+    assert "LoadCredential=mqtt-password" in problem, "the folder it stands in is systemd's"
     (tmp_path / "mqtt-password").write_text("pw\n")
     assert broker_settings(config).password == "pw"
+
+
+def test_a_password_that_another_user_wrote_says_what_may_be_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    config = parse("[broker]\nusername = 'u'\npassword_file = 'pw'", tmp_path)
+    monkeypatch.setattr(Path, "open", refuse)  # root, who may run this, is refused nothing
+    with pytest.raises(ConfigError, match="Permission denied; let this user read it, or under systemd name a cred"):
+        broker_settings(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[node]\nstate_dir = '~no-such-user/x'", "home is not known"),
+        ('[broker]\nusername = "u"\npassword_file = "a\\u0000b"', "null character"),
+        ("a = " + "[" * 5000, "nested too deeply"),
+        ("a = " + "9" * 5000, "cannot be read"),
+    ],
+)
+def test_what_nobody_means_is_refused_as_anything_else(text: str, said: str) -> None:
+    (problem,) = problems_of(text)
+    assert said in problem
 
 
 def test_files_that_are_missing_are_told_all_together(tmp_path: Path) -> None:

@@ -107,6 +107,8 @@ def test_a_taken_port_is_one_clear_error(endpoint: HttpEndpoint, pipeline: Pipel
         HttpEndpoint("127.0.0.1", endpoint.port, pipeline.health, pipeline.metrics.render, CONTENT_TYPE)
     with pytest.raises(EndpointError, match="no-such-host"):
         HttpEndpoint("no-such-host.invalid", 0, pipeline.health, pipeline.metrics.render, CONTENT_TYPE)
+    with pytest.raises(EndpointError, match=r"listen on \.\. "):
+        HttpEndpoint("..", 0, pipeline.health, pipeline.metrics.render, CONTENT_TYPE)
 
 
 def test_a_stopped_endpoint_frees_its_port_and_can_stop_without_having_started(pipeline: Pipeline) -> None:

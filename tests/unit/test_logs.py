@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import structlog
 
-from edge.daemon.logs import is_journal, set_up_logging
+from edge.cli.output import fail
+from edge.daemon.logs import set_up_logging
+from edge.journal import is_journal
 from tests.logging_state import logging_restored
 
 
@@ -72,3 +74,14 @@ def test_the_journal_gets_priorities(tmp_path: Path, monkeypatch: pytest.MonkeyP
         journal.seek(0)
         assert [line[:4] for line in journal] == ["<3>{", "<6>{", "<7>{"]
     assert not is_journal(io.StringIO())
+
+
+def test_why_a_start_failed_is_an_error_in_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "journal").open("w+") as journal:
+        status = os.fstat(journal.fileno())
+        monkeypatch.setattr("sys.stderr", journal)
+        fail("ecg-edge", "it cannot start")
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        fail("ecg-edge", "it cannot start")
+        journal.seek(0)
+        assert journal.read() == "ecg-edge: error: it cannot start\n<3>ecg-edge: error: it cannot start\n"

@@ -16,6 +16,7 @@ import pytest
 
 from edge.alerts.events import AlertEvent, Point, Priority, State
 from edge.alerts.outbox import AlertStore, OutgoingMessage, messages_of
+from edge.alerts.storefile import sqlite_problem
 from edge.errors import StorageError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -351,3 +352,11 @@ def test_a_process_killed_in_the_middle_of_commits_loses_nothing_it_reported_and
         assert log == list(range(condition.revision + 1))
         assert retained == [condition.revision]
     assert list(path.parent.glob("*damaged*")) == []
+
+
+def test_a_sqlite_that_is_too_old_says_so_and_not_that_the_disk_is_full(tmp_path, monkeypatch):
+    assert sqlite_problem() is None
+    assert "3.34.1" in str(sqlite_problem((3, 34, 1)))
+    monkeypatch.setattr("edge.alerts.storefile.sqlite_problem", lambda: sqlite_problem((3, 36, 0)))
+    with pytest.raises(StorageError, match=r"^Python has SQLite 3\.36\.0 here, 3\.37 or newer is needed"):
+        AlertStore(tmp_path / "alerts.sqlite")

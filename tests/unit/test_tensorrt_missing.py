@@ -147,6 +147,10 @@ def engine_of_other_sizes(bench: Bench) -> None:
     EngineCache().store(key, MAGIC + json.dumps(plan).encode())
 
 
+def no_memory(bench: Bench) -> None:
+    bench.machine.contexts_left = 1
+
+
 def shared_cache(bench: Bench) -> None:
     bench.cache.chmod(0o777)
 
@@ -159,7 +163,10 @@ def unreadable_cache(bench: Bench) -> None:
 
 BUILD = "; build it on this device: ecg-export tensorrt"
 SCENARIOS: list[tuple[Callable[[Bench], None], str]] = [
-    (no_tensorrt, r"import of tensorrt halted; .*; on a Jetson apt install .*, elsewhere pip install tensorrt"),
+    (
+        no_tensorrt,
+        r"import of tensorrt halted; .*; on a Jetson apt install .*, elsewhere pip install tensorrt-cu12 \(or -cu13\)",
+    ),
     (old_tensorrt, r"TensorRT 8.6.2 is older than 10.3"),
     (no_pycuda, r"import of pycuda.driver halted; .*; pip install 'ecg-edge\[tensorrt\]'"),
     (no_driver, r"libcuda.so.1: cannot open shared object file: No such file or directory; install the NVIDIA driver"),
@@ -174,6 +181,7 @@ SCENARIOS: list[tuple[Callable[[Bench], None], str]] = [
     (engine_of_another_kind, rf"engine fp32-\S+: does not load: Serialization .*: magic tag does not match{BUILD}"),
     (engine_with_other_tensors, r"the engine does not fit the model: tensors logits, scores; build it again"),
     (engine_of_other_sizes, r"the engine gives stem_out of shape \(1, 12, 5\), not \(1, 12, 4\); build it again"),
+    (no_memory, r"TensorRT cannot make an execution context: Error Code 2: OutOfMemory \(requested 1234 bytes\)"),
     (shared_cache, r"engine cache \S+engines may be written by others \(mode 777\); chmod go-w it"),
     (unreadable_cache, rf"engine fp32-\S+: cannot be read: Is a directory{BUILD}"),
 ]

@@ -6,6 +6,7 @@ instruction, and faults where a GPU would be wrong.
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -273,6 +274,33 @@ def test_a_gpu_that_dies_is_reported_in_one_line(runtime: TensorRtRuntime, gpu: 
     gpu.failure = "cuStreamSynchronize failed:\nunspecified launch failure"
     with pytest.raises(RuntimeUnavailableError, match=r"^runtime 'tensorrt' .*: the GPU cannot be used: .*$"):
         runtime.step([slot], noise(1))
+
+
+def test_a_gpu_that_dies_whole_leaves_no_context_in_the_thread(runtime: TensorRtRuntime, gpu: Machine) -> None:
+    """pycuda ends the process when a thread ends that it believes to have one."""
+    slot = runtime.open_slot()
+    gpu.failure, gpu.dies_whole = "unspecified launch failure", True
+    with pytest.raises(RuntimeUnavailableError, match="the GPU cannot be used"):
+        runtime.step([slot], noise(1))
+    assert not gpu.is_current
+    assert gpu.released
+
+
+def test_a_runtime_that_is_given_up_does_not_release_what_its_parts_live_in(gpu: Machine, bundle: Bundle) -> None:
+    build_engine_here(bundle)
+    runtime = TensorRtRuntime(bundle)
+    runtime.step([runtime.open_slot()], noise(1))
+    del runtime
+    gc.collect()
+    assert not gpu.released
+
+
+def test_tensorrt_is_given_one_logger_for_good(gpu: Machine, bundle: Bundle) -> None:
+    build_engine_here(bundle)
+    TensorRtRuntime(bundle)
+    TensorRtRuntime(bundle, precision="fp32")
+    assert len(gpu.loggers) >= 3
+    assert len(set(map(id, gpu.loggers))) == 1
 
 
 def noise(streams: int, samples: int = HOP) -> np.ndarray:

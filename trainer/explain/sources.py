@@ -11,7 +11,7 @@ from edge.errors import PayloadError, RecordError
 from edge.replay.patient import simulate
 from edge.replay.records import Recording, read_recording
 from trainer.explain.subject import Subject
-from trainer.explain.window import runs_until, hops_until, last_of_hop
+from trainer.explain.window import hops_until, last_of_hop, runs_until
 from trainer.ptbxl import CLASSES, read_statements, read_table, superclass_labels
 
 SIMULATED_RATE_HZ = 500

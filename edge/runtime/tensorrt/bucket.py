@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from edge.errors import RuntimeUnavailableError
 from edge.runtime.base import Float32Array
+from edge.runtime.tensorrt.complaints import complaints_of
 from edge.runtime.tensorrt.device import CudaDevice
 from edge.runtime.tensorrt.graph import CaptureError, CudaGraph, record
 from edge.runtime.tensorrt.key import BatchProfile
@@ -38,8 +40,14 @@ class Gpu:
 
     device: CudaDevice
     driver: Any
+    trt: ModuleType
     engine: Any
     mover: RowMover
+
+    @property
+    def complaint(self) -> str:
+        """What TensorRT last said is wrong."""
+        return complaints_of(self.trt).last
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,9 @@ class Bucket:
     def _launch(self, recipe: _Recipe) -> None:
         if not self._enqueue(recipe):
             self._recipe = None
-            raise RuntimeUnavailableError(NAME, f"TensorRT refuses a batch of {self.profile.batch}; see its log")
+            raise RuntimeUnavailableError(
+                NAME, f"TensorRT refuses a batch of {self.profile.batch}: {self._gpu.complaint}"
+            )
 
     def _enqueue(self, recipe: _Recipe) -> bool:
         """Put a whole hop into the stream; False when TensorRT does not take it."""
@@ -144,9 +154,11 @@ class Bucket:
         return self._x_host[: batch * samples * leads].reshape(batch, samples, leads)
 
     def _open_context(self, index: int) -> Any:
-        context = self._gpu.engine.create_execution_context()
+        # memory for this profile alone: by default each context has what the largest of all needs
+        strategy = self._gpu.trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
+        context = self._gpu.engine.create_execution_context(strategy)
         if context is None:
-            raise RuntimeUnavailableError(NAME, "TensorRT cannot make an execution context: too little GPU memory?")
+            raise RuntimeUnavailableError(NAME, f"TensorRT cannot make an execution context: {self._gpu.complaint}")
         if not context.set_optimization_profile_async(index, self._gpu.device.stream.handle):
             raise RuntimeUnavailableError(NAME, f"the engine has no optimisation profile {index}; build it again")
         self._gpu.device.wait()

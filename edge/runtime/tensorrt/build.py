@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from edge.errors import EcgEdgeError
+from edge.runtime.tensorrt.complaints import complaints_of
 from edge.runtime.tensorrt.key import BatchProfile
 
 WORKSPACE_BYTES = 512 * 1024 * 1024
@@ -46,44 +47,27 @@ def build_engine(
     "SM86", where there is no device; only TensorRT for RTX can, and then refuses an engine that a CUDA graph cannot
     record. Raises EngineBuildError.
     """
-    complaints: list[str] = []
-    logger = engine_logger(trt, complaints)
+    complaints = complaints_of(trt)
+    complaints.forget()
     try:
-        builder = trt.Builder(logger)
+        builder = trt.Builder(complaints.logger)
     except TypeError:  # what the bindings make of a library that cannot start
-        raise _failure(complaints) from None
+        raise _failure(complaints.last) from None
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
+    parser = trt.OnnxParser(network, complaints.logger)
     if not parser.parse(graph):
-        raise _failure([str(parser.get_error(index)) for index in range(parser.num_errors)] or complaints)
+        errors = [" ".join(str(parser.get_error(index)).split()) for index in range(parser.num_errors)]
+        raise _failure(errors[-1] if errors else complaints.last)
     config = builder.create_builder_config()
     _configure(trt, config, sm_name)
     for profile in profiles:
-        config.add_optimization_profile(_optimisation_profile(builder, network, profile))
-    cache = None
-    if timings is not None:
-        cache = config.create_timing_cache(timings)
-        config.set_timing_cache(cache, True)
+        if config.add_optimization_profile(_optimisation_profile(builder, network, profile)) < 0:
+            raise _failure(complaints.last)
+    cache = None if timings is None else _timing_cache(config, timings)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise _failure(complaints)
+        raise _failure(complaints.last)
     return BuiltEngine(bytes(engine), b"" if cache is None else bytes(cache.serialize()))
-
-
-def engine_logger(trt: ModuleType, complaints: list[str]) -> Any:
-    """Return a logger for TensorRT that keeps errors in `complaints` and drops the rest."""
-    base: Any = trt.ILogger
-    worst_to_keep = int(trt.ILogger.Severity.ERROR)
-
-    class _Complaints(base):  # type: ignore[misc]  # its base is known only once TensorRT is imported
-        def __init__(self) -> None:
-            base.__init__(self)  # the bindings insist on it, by this form
-
-        def log(self, severity: Any, message: str) -> None:
-            if int(severity) <= worst_to_keep:
-                complaints.append(message)
-
-    return _Complaints()
 
 
 def _configure(trt: ModuleType, config: Any, sm_name: str | None) -> None:
@@ -93,6 +77,16 @@ def _configure(trt: ModuleType, config: Any, sm_name: str | None) -> None:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, sm_name), 0)
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+
+
+def _timing_cache(config: Any, timings: bytes) -> Any:
+    """Let the build use what earlier ones measured, or measure anew where that is of no use; return where it notes."""
+    cache = config.create_timing_cache(timings)
+    if cache is None:
+        cache = config.create_timing_cache(b"")
+    if cache is not None:
+        config.set_timing_cache(cache, True)
+    return cache
 
 
 def _optimisation_profile(builder: Any, network: Any, profile: BatchProfile) -> Any:
@@ -108,9 +102,7 @@ def _optimisation_profile(builder: Any, network: Any, profile: BatchProfile) -> 
     return made
 
 
-def _failure(complaints: Sequence[str]) -> EngineBuildError:
-    """The last complaint is the one that ended the build."""
-    said = " ".join(complaints[-1].split()) if complaints else "TensorRT does not say why"
+def _failure(said: str) -> EngineBuildError:
     if "FP32 GEMM is not supported" in said:
         said = f"this compiler has no float32 matrix product for the device; take --precision fp16 ({said})"
     return EngineBuildError(said)

@@ -5,7 +5,7 @@ Imported lazily: without the package, the driver or a GPU, opening it says in on
 
 from __future__ import annotations
 
-import weakref
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -48,8 +48,9 @@ class CudaDevice:
             self._context = device.retain_primary_context()
         except self.error as error:
             raise _gpu_failure(error) from None
-        # Left to itself pycuda gives a primary context back by the wrong call, and complains at the process's end.
-        weakref.finalize(self, self._context.detach)
+        # Kept until the process ends, which leaves it to the driver: nothing that lives in the context, TensorRT's
+        # objects among it, survives its release, and nobody can say in which order Python lets go of all that.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._context))
         with self.current():
             self.stream = self._cuda.Stream()
 
@@ -61,9 +62,18 @@ class CudaDevice:
             try:
                 yield
             finally:
-                self._cuda.Context.pop()
+                self._leave()
         except self.error as error:
             raise _gpu_failure(error) from None
+
+    def _leave(self) -> None:
+        try:
+            self._cuda.Context.pop()
+        except self.error:
+            # As a GPU that has died answers. pycuda then still counts the context as this thread's, and when a thread
+            # ends with one it ends the process; whoever detaches it has none left. The GPU is of no use any more.
+            self._context.detach()
+            raise
 
     def allocate(self, floats: int) -> Any:
         """Return device memory for that many float32 or int32; `int()` of it is its address, `free()` gives it back."""

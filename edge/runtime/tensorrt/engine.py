@@ -15,8 +15,9 @@ from edge.errors import BundleError, RuntimeUnavailableError, StorageError
 from edge.runtime.bundle import Bundle
 from edge.runtime.graph_file import read_graph
 from edge.runtime.manifest import GRAPHS
-from edge.runtime.tensorrt.build import EngineBuildError, build_engine, engine_logger
+from edge.runtime.tensorrt.build import EngineBuildError, build_engine
 from edge.runtime.tensorrt.cache import EngineCache, EngineFileError
+from edge.runtime.tensorrt.complaints import complaints_of
 from edge.runtime.tensorrt.fit import misfit
 from edge.runtime.tensorrt.key import batch_profiles, engine_key
 from edge.runtime.tensorrt.targets import NAME, Device
@@ -24,7 +25,7 @@ from edge.runtime.tensorrt.targets import NAME, Device
 OLDEST = (10, 3)
 """JetPack 6.1 and 6.2 have this one."""
 
-INSTALL_IT = "on a Jetson apt install python3-libnvinfer-dev, elsewhere pip install tensorrt"
+INSTALL_IT = "on a Jetson apt install python3-libnvinfer-dev, elsewhere pip install tensorrt-cu12 (or -cu13)"
 BUILD_IT = "build it on this device: ecg-export tensorrt"
 
 
@@ -61,12 +62,12 @@ class Engines:
             raise RuntimeUnavailableError(NAME, f"the bundle has no {precision} graph ({GRAPHS[precision]}); {advice}")
         self.key = engine_key(bundle.manifest, precision, str(trt.__version__), device)
         self._trt, self._bundle, self._cache = trt, bundle, cache
-        self._complaints: list[str] = []
-        self._logger = engine_logger(trt, self._complaints)
+        self._complaints = complaints_of(trt)
+        self._complaints.forget()
         try:
-            self._runtime = trt.Runtime(self._logger)
+            self._runtime = trt.Runtime(self._complaints.logger)
         except TypeError:  # what the bindings make of a library that cannot start
-            raise RuntimeUnavailableError(NAME, f"TensorRT does not start: {self._last_complaint()}") from None
+            raise RuntimeUnavailableError(NAME, f"TensorRT does not start: {self._complaints.last}") from None
 
     def load(self) -> OpenedEngine:
         """Return the engine from the cache."""
@@ -81,7 +82,7 @@ class Engines:
         engine = self._open(plan)
         if engine is None:
             file = self._cache.path(self.key).name
-            raise RuntimeUnavailableError(NAME, f"engine {file}: does not load: {self._last_complaint()}; {BUILD_IT}")
+            raise RuntimeUnavailableError(NAME, f"engine {file}: does not load: {self._complaints.last}; {BUILD_IT}")
         if problem := misfit(self._trt, self._bundle.manifest, engine.engine):
             raise RuntimeUnavailableError(NAME, f"the engine does not fit the model: {problem}; build it again")
         return engine
@@ -98,7 +99,7 @@ class Engines:
             raise RuntimeUnavailableError(NAME, str(error)) from None
         engine = self._open(built.engine)
         if engine is None:
-            raise RuntimeUnavailableError(NAME, f"the engine just built does not load: {self._last_complaint()}")
+            raise RuntimeUnavailableError(NAME, f"the engine just built does not load: {self._complaints.last}")
         if problem := misfit(self._trt, self._bundle.manifest, engine.engine):
             raise RuntimeUnavailableError(NAME, f"the engine just built does not fit the model: {problem}")
         self._cache.store(self.key, built.engine)
@@ -106,8 +107,9 @@ class Engines:
         return engine
 
     def _open(self, plan: bytes) -> OpenedEngine | None:
+        self._complaints.forget()
         engine = self._runtime.deserialize_cuda_engine(plan)
-        return None if engine is None else OpenedEngine(engine, (self._runtime, self._logger))
+        return None if engine is None else OpenedEngine(engine, (self._runtime,))
 
     def _graph(self) -> bytes:
         try:
@@ -122,9 +124,6 @@ class Engines:
         kept = [other for other in self._cache.kept() if other.graph_sha256 == key.graph_sha256]
         others = ", ".join(f"SM {other.sm} with TensorRT {other.tensorrt}" for other in kept)
         return f"{wanted} (there is one for {others})" if others else wanted
-
-    def _last_complaint(self) -> str:
-        return _one_line(self._complaints[-1]) if self._complaints else "TensorRT does not say why"
 
 
 def _one_line(text: object) -> str:

@@ -61,7 +61,8 @@ def record(driver: Any, stream: int, work: Callable[[], bool]) -> CudaGraph:
         flags = ctypes.c_ulonglong(0)
         _check(driver.cuGraphInstantiateWithFlags(ctypes.byref(launchable), graph, flags), "cuGraphInstantiate")
     finally:
-        driver.cuGraphDestroy(graph)  # a recording that failed has left none, which the driver shrugs off
+        if graph:  # a recording that failed has left none
+            driver.cuGraphDestroy(graph)
     return CudaGraph(driver, launchable)
 
 

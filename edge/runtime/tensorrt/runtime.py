@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
@@ -46,7 +45,7 @@ class TensorRtRuntime:
             self.name = f"{NAME}-{self.precision}"
             rows = StateRows(bundle.manifest.state)
             self._slots = CudaSlots(self._device, rows)
-            self._buckets = self._open_buckets(self._opened.engine, rows)
+            self._buckets = self._open_buckets(trt, rows)
 
     def open_slot(self) -> int:
         """Reserve a slot in its initial state and return its number."""
@@ -91,9 +90,9 @@ class TensorRtRuntime:
         """Return the root mean square of each tensor of a slot."""
         return sizes_of(self.save_slot(slot))
 
-    def _open_buckets(self, engine: Any, rows: StateRows) -> list[Bucket]:
+    def _open_buckets(self, trt: ModuleType, rows: StateRows) -> list[Bucket]:
         manifest = self.bundle.manifest
-        gpu = Gpu(self._device, load_driver(), engine, RowMover(self._device))
+        gpu = Gpu(self._device, load_driver(), trt, self._opened.engine, RowMover(self._device))
         leads, classes = len(manifest.leads), len(manifest.classes)
         profiles = batch_profiles(manifest)
         return [Bucket(gpu, index, profile, rows, leads, classes) for index, profile in enumerate(profiles)]

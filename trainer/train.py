@@ -26,7 +26,7 @@ from trainer.frozen import freeze, settle, train_mode
 from trainer.history import Epoch, best_of, is_finished
 from trainer.identity import differences, run_identity
 from trainer.kinds import build_model, narrowed, record_logits, with_outputs
-from trainer.memory import keep_freed_memory
+from trainer.memory import give_back_freed_memory, keep_freed_memory
 from trainer.mixed_precision import computed_in, mixed_precision
 from trainer.model import State
 from trainer.objective import (
@@ -129,6 +129,7 @@ class Trainer:
             if epoch is self.best:
                 self._keep_best()
             self._save_last(left_behind)
+        give_back_freed_memory()
         return epoch
 
     def _begin_optimiser(self, left_alone: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from trainer.data import Split
 from trainer.distributed import alone
 from trainer.identity import records_hash
 from trainer.kinds import build_model
-from trainer.memory import keep_freed_memory
+from trainer.memory import give_back_freed_memory, keep_freed_memory
 from trainer.mixed_precision import computed_in
 from trainer.model import EcgMamba
 from trainer.networks.hubert import Hubert
@@ -92,6 +92,7 @@ class Pretraining:
                     self.method.begin_stage(self.stage + 1, self._sample)
                     self._enter(self.stage + 1)
                 epoch = self._epoch(lambda: bar.advance(task))
+                give_back_freed_memory()
                 bar.update(task, description=f"stage {epoch.stage} · loss {epoch.loss:.4f}")
                 on_epoch(epoch)
         return self.history[-1]

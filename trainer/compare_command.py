@@ -19,7 +19,7 @@ from edge.runtime.bundle import Bundle
 from trainer.cli import any_seed, n_epochs, n_records, n_replicates, n_threads
 from trainer.compare.cost import hop_costs
 from trainer.compare.report import reported
-from trainer.compare.runs import Run, default_names, run_in, standing, train
+from trainer.compare.runs import Asked, Run, default_names, run_in, standing, train
 from trainer.compare.table import Comparison, Row, in_order, markdown, notes_on, row_of
 from trainer.distributed import Workers, WorkersError, workers
 from trainer.folds import folds_text, parse_folds
@@ -120,7 +120,7 @@ class Comparing:
         """Train a preset to its end and report it; what goes wrong is said and kept for the table."""
         try:
             train(preset, self.args, self.together)
-            self._reported(run_in(self.args.out / preset.name, preset, self.args.tune_folds))
+            self._reported(run_in(self.args.out / preset.name, preset, Asked.of(self.args)))
         except EcgEdgeError as error:
             self._fail(preset.name, error)
 
@@ -144,7 +144,7 @@ class Comparing:
 
     def _rows(self) -> list[Row]:
         made: list[tuple[Run, dict[str, Any], Bundle]] = []
-        for run in standing(self.args.out, self._expected(), self.args.tune_folds, self._fail):
+        for run in standing(self.args.out, self._expected(), Asked.of(self.args), self._fail):
             try:
                 made.append((run, *self._reported(run)))
             except EcgEdgeError as error:

@@ -20,6 +20,7 @@ from edge.runtime.base import calibrated
 from trainer.calibration import fit_calibration, identity
 from trainer.data import prepared
 from trainer.history import Epoch
+from trainer.one_label import is_single_label
 from trainer.preset import Preset
 from trainer.ptbxl import PtbXl
 from trainer.targets import SoftLabels, with_targets
@@ -74,7 +75,9 @@ def run_part(
     trainer = Trainer(preset, signal, train, tune, out, seed, {**facts, "folds": part.train, "tune_folds": part.tune})
     trainer.run(on_epoch=on_epoch)
     logits = trainer.kept_logits(held_out.signals)
-    return PartResult(part, macro_auc(held_out.labels, logits), data.ecg_ids[rows["held_out"]], logits, held_out.labels)
+    measured = held_out.labels.sum(1) == 1 if is_single_label(preset.training) else np.ones(len(held_out), bool)
+    auc = macro_auc(held_out.labels[measured], logits[measured])
+    return PartResult(part, auc, data.ecg_ids[rows["held_out"]], logits, held_out.labels)
 
 
 def joined(results: Sequence[PartResult], classes: tuple[str, ...]) -> SoftLabels:

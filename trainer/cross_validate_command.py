@@ -14,6 +14,7 @@ from edge.cli.output import EXIT_OK, emit_json, say
 from edge.cli.parsing import add_command
 from trainer.cli import any_seed, n_epochs, n_records
 from trainer.cross_validate import PartResult, joined, parts_of, run_part
+from trainer.distributed import refuse_several
 from trainer.folds import folds_text, parse_folds
 from trainer.preset import load_preset
 from trainer.targets import SOFT_LABELS_NAME
@@ -49,6 +50,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train all parts and join what they say."""
+    refuse_several("cross-validate")
     preset = with_epochs(load_preset(args.preset), args.epochs)
     parts = parts_of(args.folds, args.parts, choose_epoch=preset.training.keep == "best")
     data = open_task(args.data, preset.task)
@@ -81,7 +83,16 @@ def figures_of(results: list[PartResult]) -> dict[str, Any]:
 
 def command_of(args: argparse.Namespace) -> str:
     """Return the command that does this again anywhere: without the folders of this machine."""
-    words = ["ecg-trainer", "cross-validate", "--data", "PTBXL_ROOT", "--preset", args.preset, "--out", "OUT"]
+    words = [
+        "ecg-trainer",
+        "cross-validate",
+        "--data",
+        "PTBXL_ROOT",
+        "--preset",
+        Path(args.preset).name,
+        "--out",
+        "OUT",
+    ]
     words += ["--folds", folds_text(args.folds), "--parts", str(args.parts), "--seed", str(args.seed)]
     for name in ("epochs", "limit"):
         if getattr(args, name) is not None:

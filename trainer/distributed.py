@@ -135,6 +135,12 @@ def alone() -> Workers:
     return Workers(_device(0))
 
 
+def refuse_several(command: str) -> None:
+    """Raise WorkersError under torchrun with several processes: each would write what the others write."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise WorkersError(f"{command} works in one process; with torchrun there is `ecg-trainer train`")
+
+
 @contextmanager
 def workers() -> Iterator[Workers]:
     """Join the processes that torchrun has started for as long as the context lasts; without torchrun there is one.

@@ -102,7 +102,7 @@ def _roc(axes: Axes, of_class: _Class) -> None:
 def _precision_recall(axes: Axes, of_class: _Class) -> None:
     precision, recall, _ = precision_recall_curve(of_class.positive, of_class.probabilities)
     label = f"{of_class.name}  {of_class.figures.auprc:.3f}"
-    axes.plot(recall, precision, color=of_class.colour, label=label, drawstyle="steps-pre")
+    axes.plot(recall, precision, color=of_class.colour, label=label, drawstyle="steps-post")
     at_threshold = of_class.figures.confusion
     axes.plot(at_threshold.recall, at_threshold.precision, "o", color=of_class.colour, markeredgecolor="white")
 

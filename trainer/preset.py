@@ -203,8 +203,17 @@ def _with_base(path: Path) -> dict[str, Any]:
     if "base" in under:
         raise ConfigError(str(path), (f"base: {name} has a base itself ({under['base']}); name that one",))
     inherited = {key: table for key, table in under.items() if isinstance(table, dict)}
-    merged = {key: {**table, **read.get(key, {})} for key, table in inherited.items()}
-    return {**read, **merged}
+    return {**read, **{key: _merged(table, read.get(key, {}), key) for key, table in inherited.items()}}
+
+
+def _merged(under: dict[str, Any], over: Any, key: str) -> Any:
+    """Return a base's section under a preset's own; of [pretraining] each method's, since a plan is a section, too."""
+    if not isinstance(over, dict):
+        return over  # which msgspec refuses in its words
+    if key != "pretraining":
+        return {**under, **over}
+    methods = {method: _merged(plan, over.get(method, {}), method) for method, plan in under.items()}
+    return {**over, **methods}
 
 
 def refuse_faults(source: str, kind: str, recipe: TrainingPreset, plans: Plans) -> None:

@@ -7,6 +7,7 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 from rich import box
 from rich.console import Console
@@ -50,8 +51,10 @@ def run(args: argparse.Namespace) -> int:
     Console(file=sys.stdout).print(table)
     for settings in described if args.preset else ():
         print(*textwrap.wrap(settings["about"], 100), sep="\n")
-        for section in ("model", "signal", "training"):
-            print(f"[{section}]", *(f"  {key} = {value}" for key, value in settings[section].items()), sep="\n")
+        plans = {f"pretraining.{method}": plan for method, plan in settings["pretraining"].items()}
+        sections = {name: settings[name] for name in ("model", "signal", "training")}
+        for section, decided in {**sections, "task": settings["asked"], **plans}.items():
+            print(f"[{section}]", *(f"  {key} = {value}" for key, value in decided.items()), sep="\n")
     return EXIT_OK
 
 
@@ -69,6 +72,8 @@ def summary(preset: Preset) -> dict[str, Any]:
         "network": preset.kind,
         "about": preset.about,
         **{section: described[section] for section in ("model", "signal", "training")},
+        "asked": described["task"],
+        "pretraining": {method: msgspec.to_builtins(plan) for method, plan in preset.pretraining.stated().items()},
     }
 
 

@@ -16,6 +16,7 @@ from edge.cli.output import EXIT_OK, emit_json, say
 from edge.cli.parsing import add_command
 from trainer.cli import any_seed, n_epochs, n_records, n_threads
 from trainer.data import prepared
+from trainer.distributed import refuse_several
 from trainer.folds import folds_text, parse_folds
 from trainer.preset import load_preset
 from trainer.pretraining.plans import DEFAULTS
@@ -60,6 +61,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Pre-train and report the last epoch."""
+    refuse_several("pretrain")
     preset = load_preset(args.preset)
     method, plan = plan_of(preset, args.method)
     if args.epochs is not None:
@@ -88,7 +90,7 @@ def report(epoch: PretrainingEpoch, score: str) -> None:
 
 def command_of(args: argparse.Namespace) -> str:
     """Return the command that does this again anywhere: without the folders of this machine."""
-    words = ["ecg-trainer", "pretrain", "--data", "PTBXL_ROOT", "--preset", args.preset, "--out", "RUN"]
+    words = ["ecg-trainer", "pretrain", "--data", "PTBXL_ROOT", "--preset", Path(args.preset).name, "--out", "RUN"]
     words += ["--folds", folds_text(args.folds), "--seed", str(args.seed)]
     for name in ("method", "epochs", "limit"):
         if getattr(args, name) is not None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from edge.errors import RecordError, SignalError
 from edge.signal.leads import STANDARD_LEADS, LeadMap
+from trainer.folds import folds_text
 from trainer.progress import progress
 
 CLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
@@ -56,8 +57,12 @@ class PtbXl:
     def rows(self, folds: Sequence[int], labelled_only: bool = True) -> NDArray[np.int64]:
         """Return the indices of the records in these folds; those without a superclass are left out unless asked for.
 
-        Raises RecordError when there are none.
+        Raises RecordError when there are none, or none of a fold that is asked for.
         """
+        absent = sorted(set(folds) - set(self.folds.tolist()))
+        if absent and len(absent) < len(set(folds)):
+            raise RecordError(f"this copy of PTB-XL has no records of fold {folds_text(absent)}; it holds folds "
+                              f"{folds_text(np.unique(self.folds).tolist())}")  # fmt: skip
         chosen = np.isin(self.folds, list(folds)) & (self.labelled | (not labelled_only))
         if not chosen.any():
             present = ", ".join(str(fold) for fold in np.unique(self.folds))

@@ -74,8 +74,10 @@ def measure(
 
 def fold_notes(manifest: Manifest, folds: Sequence[int]) -> list[str]:
     """Return a line for each way in which the bundle has seen some of these folds before."""
+    start = manifest.training.get("init")
     uses = {
         "trained on": manifest.training.get("folds"),
+        "seen by the training it started from": start.get("folds") if isinstance(start, dict) else None,
         "used to choose the weights": manifest.training.get("tune_folds"),
         "used to fit calibration and thresholds": manifest.metrics.get("tuned_on_folds"),
     }

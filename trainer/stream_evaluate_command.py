@@ -62,7 +62,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--joins", choices=JOINS, default=JOINS[0], help="how records meet (default: matched)")
     parser.add_argument("--runtime", default="auto", metavar="NAME", help="what streams run on (default: auto)")
     parser.add_argument(
-        "--seed", type=any_seed, default=0, help="of the order of records and of all noise (default: 0)"
+        "--seed", type=any_seed, default=0, help="of the order of records (default: 0); noise goes by the record"
     )
     parser.add_argument("--quick", action="store_true", help="a few records and streams: to try it out")
     parser.add_argument(

@@ -42,7 +42,7 @@ from trainer.preset import Preset, SignalPreset, TrainingPreset, refuse_faults
 from trainer.pretraining.plans import Plans
 from trainer.pretraining.run import Pretraining, PretrainingEpoch, identity_of, plan_of
 from trainer.ptbxl import RATE_HZ, PtbXl
-from trainer.targets import SoftLabels, with_targets
+from trainer.targets import SoftLabels, refuse_teachers_of, with_targets
 from trainer.train import BEST_NAME, Trainer, macro_auc
 from trainer.transfer import facts_of_start
 from trainer.votes import logits_after
@@ -176,10 +176,12 @@ def run_variant(
     """
     rows, tune_rows = data.rows(folds)[:limit], data.rows(tune_folds)[:limit]
     signal, train, (tune,) = prepared(data, rows, [tune_rows], preset.signal)
+    refuse_teachers_of(soft_labels, data.ecg_ids[tune_rows])
     wanted = soft_labels if preset.training.soft_label_share > 0 else []
     train = with_targets(train, data, rows, preset.training, wanted, seed)
     init = None if start is None else facts_of_start(start)
-    trainer = Trainer(preset, signal, train, tune, out, seed, {**facts, "init": init}, start)
+    facts = {**facts, "init": init, "folds": list(folds), "tune_folds": list(tune_folds)}
+    trainer = Trainer(preset, signal, train, tune, out, seed, facts, start)
     trainer.run(on_epoch=on_epoch)
     model = load_checkpoint(out / BEST_NAME).model
     causal, tune = preset.signal.filter == "causal", trainer.tune

@@ -18,6 +18,7 @@ from edge.cli.output import EXIT_OK, emit_json, say
 from edge.cli.parsing import add_command
 from edge.errors import ConfigError
 from trainer.cli import any_seed, n_epochs, n_records
+from trainer.distributed import refuse_several
 from trainer.folds import folds_text, parse_folds, refuse_overlap
 from trainer.preset import load_preset
 from trainer.pretrain_command import report as report_pretraining
@@ -61,6 +62,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train what is missing and print the table of all that was asked for."""
+    refuse_several("study")
     refuse_overlap(args.folds, args.tune_folds)
     study = load_study(study_path(args.study))
     base = load_preset(study.base)

@@ -61,6 +61,18 @@ def load_soft_labels(path: Path, classes: tuple[str, ...] = CLASSES) -> SoftLabe
     return soft
 
 
+def refuse_teachers_of(soft_labels: Sequence[SoftLabels], ecg_ids: NDArray[np.int64]) -> None:
+    """Raise RecordError when soft labels cover some of these records, on which the weights are chosen.
+
+    Their teachers then learned from those records' labels, and so would whoever learns from them.
+    """
+    for soft in soft_labels:
+        shared = np.intersect1d(soft.ecg_ids, ecg_ids)
+        if len(shared):
+            raise RecordError(f"the soft labels cover {len(shared)} of the records to tune on, whose labels their "
+                              "teachers knew: cross-validate the folds to train on alone")  # fmt: skip
+
+
 def named(path: Path) -> str:
     """Return the name of a file of soft labels with its folder's, which says whose they are."""
     return f"{path.resolve().parent.name}/{path.name}"

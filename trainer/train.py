@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ from trainer.objective import (
 )
 from trainer.one_label import each_by_itself, only_single_label
 from trainer.predict import BATCH_RECORDS
-from trainer.preset import Preset, same_recipe
+from trainer.preset import Preset, TrainingPreset, same_recipe
 from trainer.progress import progress
 from trainer.transfer import start_from
 
@@ -55,6 +56,14 @@ class RunMismatchError(EcgEdgeError):
     def __init__(self, out: Path, difference: str) -> None:
         self.out = out
         super().__init__(f"{out} holds a run of {difference}: choose another --out, or start over with --fresh")
+
+
+class DivergedError(EcgEdgeError):
+    """The loss is no number any more."""
+
+    def __init__(self, epoch: int, recipe: TrainingPreset) -> None:
+        rate = f"learning_rate (it is {recipe.learning_rate:g})"
+        super().__init__(f"the training diverged in epoch {epoch}: its loss is no number; lower {rate} and start over")
 
 
 class Trainer:
@@ -122,6 +131,8 @@ class Trainer:
             losses.append(self._step(batch))
             on_step()
         loss = self.workers.mean(float(np.mean(losses)))
+        if not math.isfinite(loss):
+            raise DivergedError(len(self.history) + 1, self.recipe)
         epoch = self.workers.agreed(lambda: self._measured(loss, start_s))
         self.history.append(epoch)
         left_behind = self.workers.joined(self.left_behind)
@@ -196,12 +207,18 @@ class Trainer:
             list(self.train.classes), list(STANDARD_LEADS), training, self.preset.kind,
         )  # fmt: skip
 
+    @property
+    def _start(self) -> str:
+        """Names what the weights started from, for a run that goes on."""
+        init = self.facts.get("init")
+        return json.dumps(init and {key: init[key] for key in ("name", "sha256") if key in init}, sort_keys=True)
+
     def _save_last(self, left_behind: State) -> None:
         with (self.out / HISTORY_NAME).open("a") as lines:
             lines.write(json.dumps(self.history[-1].__dict__) + "\n")
         state = {
             "preset": json.dumps(self.preset.describe(), sort_keys=True),
-            "start": json.dumps(self.facts.get("init"), sort_keys=True),
+            "start": self._start,
             "records": len(self.train.signals),
             "identity": self.identity,
             "left_alone": self.left_alone,
@@ -225,7 +242,7 @@ class Trainer:
             return
         if not same_recipe(json.loads(state["preset"]), self.preset):
             raise RunMismatchError(self.out, "another preset")
-        if state.get("start", "null") != json.dumps(self.facts.get("init"), sort_keys=True):
+        if state.get("start", "null") != self._start:
             raise RunMismatchError(self.out, "another start (--init)")
         differing = " and ".join(differences(state.get("identity", {}), self.identity))
         if differing:

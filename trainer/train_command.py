@@ -27,7 +27,7 @@ from trainer.folds import folds_text, parse_folds, refuse_overlap
 from trainer.history import Epoch
 from trainer.preset import Preset, load_preset
 from trainer.scan import implementation_name
-from trainer.targets import load_soft_labels, named, with_targets
+from trainer.targets import load_soft_labels, named, refuse_teachers_of, with_targets
 from trainer.tasks import open_task
 from trainer.train import BEST_NAME, Trainer
 from trainer.transfer import facts_of_start
@@ -109,6 +109,7 @@ def prepare(preset: Preset, args: argparse.Namespace, together: Workers) -> Trai
     if preset.signal.filter == "causal":
         together.say(f"the filter moves the ST level by {st_shift_text(np.array(signal.sos), signal.rate_hz)}")
     soft_labels = [load_soft_labels(path, data.classes) for path in args.soft_labels]
+    refuse_teachers_of(soft_labels, data.ecg_ids[tune_rows])
     train = with_targets(train, data, train_rows, preset.training, soft_labels, args.seed)
     facts = {**facts_of(args), "processes": together.count, "device": together.device.type}
     return Trainer(preset, signal, train, tune, args.out, args.seed, facts, args.init, together)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -60,12 +62,19 @@ def head_of(model: nn.Module) -> nn.Linear:
     return head
 
 
-def facts_of_start(path: Path) -> dict[str, str]:
-    """Return what a checkpoint should say of where it started."""
+def facts_of_start(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint should say of where it started: of which training, and what that had seen."""
     if path.is_file():
         return {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     facts = load_checkpoint(path).facts
-    return {"name": str(facts.preset.get("name", facts.kind)), "sha256": facts.weights_sha256}
+    earlier = facts.training.get("init") or {}
+    seen = {*_folds(facts.training, "folds"), *_folds(facts.training, "tune_folds"), *_folds(earlier, "folds")}
+    name = str(facts.preset.get("name", facts.kind))
+    return {"name": name, "sha256": facts.weights_sha256, "folds": sorted(seen)}
+
+
+def _folds(facts: Mapping[str, Any], key: str) -> list[int]:
+    return [fold for fold in facts.get(key) or [] if isinstance(fold, int)]
 
 
 def _load_public(network: nn.Module, path: Path) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edge.alerts.policy import SILENT_CLASSES
 from edge.runtime.base import calibrated
 from edge.runtime.manifest import Calibration, Manifest, OperatingPoint
-from trainer.calibration import fit_calibration
+from trainer.calibration import fit_calibration, identity
 from trainer.metrics import Figures, FloatArray, confusion, figures, is_measurable
 from trainer.streams.plan import HALVES, patient_halves
 from trainer.streams.search import DIGITS, off_below
@@ -70,8 +70,10 @@ def cross_fit(
     """Measure what tuning on half of the patients gives for the other half; logits and labels are (records, classes).
 
     The two halves' probabilities and calls are measured together, so that every record counts once; records are ranked
-    within a half, because each half is calibrated in its own way.
+    within a half, because each half is calibrated in its own way. Nothing that the manifest has been tuned to counts: a
+    class that one half does not know is called by its plain probability there.
     """
+    manifest = _untuned(manifest)
     rng = np.random.default_rng(seed)
     splits = [_fitted_apart(manifest, logits, labels, patients, rng) for _ in range(SPLITS)]
     return CrossFit(
@@ -114,6 +116,15 @@ def _fitted_apart(
         for k, (name, of_class) in enumerate(together.per_class.items())
     }
     return _Split(together, halves, f1)
+
+
+def _untuned(manifest: Manifest) -> Manifest:
+    """Return the manifest as if nothing had been tuned: what it has may be fitted to the very records measured."""
+    points = {
+        name: msgspec.structs.replace(point, f1_threshold=0.5) for name, point in manifest.operating_points.items()
+    }
+    plain = identity(len(manifest.classes))
+    return msgspec.structs.replace(manifest, calibration=plain, operating_points=points)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -202,7 +202,12 @@ def test_a_folder_that_train_made_is_taken_as_it_is_and_another_recipe_is_named(
     assert "1 epochs stand; trained by another recipe" in said
     _, printed, _ = called(*common, *only, "--epochs", "1", "--tune-folds", "1", "--no-train")
     (row,) = json.loads(printed)["rows"]
-    assert row["notes"] == ["trained on fold 1, which it is measured on: its figures mean nothing"]
+    assert row["notes"] == [
+        "its weights chosen on folds 9, not 1", "trained on fold 1, which it is measured on: its figures mean nothing",
+    ]  # fmt: skip
+    _, printed, _ = called(*common, *only, "--epochs", "1", "--folds", "1-8", "--seed", "3", "--no-train")
+    (row,) = json.loads(printed)["rows"]
+    assert row["notes"] == ["trained on folds 1, not 1-8", "trained with seed 0, not 3"]
 
 
 def test_without_training_what_stands_is_reported_and_what_does_not_is_listed(root, folder, compared, tmp_path):

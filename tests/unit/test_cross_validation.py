@@ -13,10 +13,11 @@ from sklearn.metrics import roc_auc_score
 from edge.errors import RecordError
 from tests.scored import records_that_lean
 from tests.tiny_ptbxl import rows_of, write_ptbxl
+from trainer import cross_validate
 from trainer.cli import main
-from trainer.cross_validate import Part, PartResult, joined, parts_of
+from trainer.cross_validate import Part, PartResult, joined, parts_of, run_part
 from trainer.data import Split
-from trainer.preset import TrainingPreset
+from trainer.preset import TrainingPreset, load_preset
 from trainer.ptbxl import CLASSES, open_ptbxl, read_table
 from trainer.targets import SOFT_LABELS_NAME, SoftLabels, load_soft_labels, with_targets
 
@@ -152,3 +153,46 @@ def test_a_part_s_own_labels_say_nothing_of_its_soft_labels():
     before, after = (joined([first, results[1]], ("A", "B")) for first in (results[0], turned))
     np.testing.assert_array_equal(before.of(results[0].ecg_ids), after.of(results[0].ecg_ids))
     assert (before.of(results[1].ecg_ids) != after.of(results[1].ecg_ids)).any()
+
+
+def test_teachers_that_knew_the_records_to_tune_on_are_refused(root, cached, tmp_path, capsys):
+    soft(cached.ecg_ids).save(tmp_path / "all.safetensors")
+    (tmp_path / "student.toml").write_text("base = 'tiny'\n[training]\nepochs = 1\nsoft_label_share = 0.5\n")
+    train = [
+        "train",
+        "--data",
+        root,
+        "--preset",
+        tmp_path / "student.toml",
+        "--folds",
+        "1-3",
+        "--out",
+        tmp_path / "run",
+    ]
+    assert main([*map(str, train), "--soft-labels", str(tmp_path / "all.safetensors")]) == 2
+    assert "cover 10 of the records to tune on" in capsys.readouterr().err
+
+
+def test_of_one_label_a_record_only_such_records_are_measured_but_all_are_answered(tmp_path, monkeypatch):
+    rows = rows_of([*CODES, "IMI': 100.0, 'NDT"], [1, 2, 3])  # the last has two labels
+    root = write_ptbxl(tmp_path / "ptb-xl", rows)
+    data = open_ptbxl(root, tmp_path / "cache")
+    preset = load_preset("tiny")
+    preset = msgspec.structs.replace(
+        preset, training=msgspec.structs.replace(preset.training, epochs=1, loss="cross_entropy", batch_size=4)
+    )
+    measured = []
+    monkeypatch.setattr(cross_validate, "macro_auc", lambda labels, logits: measured.append(labels) or 0.5)
+
+    result = run_part(preset, data, Part([1], [2], [3]), tmp_path / "part", 0, {}, None, lambda epoch: None)
+
+    assert measured[-1].sum(1).tolist() == [1] * 5
+    assert len(result.logits) == 6
+
+
+def test_several_processes_are_refused_before_they_write_over_each_other(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for command in (["cross-validate", "--preset", "tiny"], ["pretrain", "--preset", "tiny"], ["study", "labels"]):
+        assert main([*command, "--data", str(root), "--out", str(tmp_path / "out")]) == 2
+        assert "works in one process" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -113,6 +113,8 @@ def test_every_preset_of_the_package_is_in_the_list_above():
         ("[model]\nkind = 'resnet1d-wang'\nlayout = 'print'\n", "layout"),
         ("base = 'nothing'\n", "no preset nothing"),
         ("base = 'streaming-distilled'\n", "name that one"),
+        ("base = 'tiny'\ntraining = 5\n", "training"),
+        ("base = 'ssl-encoder'\n[pretraining]\nsimclr = 5\n", "simclr"),
     ],
 )
 def test_what_a_preset_cannot_ask_for_is_refused_by_name(tmp_path, text, named):
@@ -130,6 +132,14 @@ def test_a_preset_with_a_base_differs_in_what_it_says(tmp_path):
     assert msgspec.structs.replace(mine.training, epochs=tiny.training.epochs) == tiny.training
     assert describe_config(mine.model) | {"d_model": tiny.model.d_model} == describe_config(tiny.model)
     assert (mine.signal, mine.kind) == (tiny.signal, tiny.kind)
+
+
+def test_a_preset_with_a_base_changes_a_pre_training_setting_by_setting(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("base = 'ssl-encoder'\n[pretraining.simclr]\nepochs = 5\n")
+    mine, base = load_preset(str(path)).pretraining, load_preset("ssl-encoder").pretraining
+    assert mine.simclr == msgspec.structs.replace(base.simclr, epochs=5)
+    assert mine.byol == base.byol
 
 
 def test_a_description_without_newer_settings_is_the_preset_with_their_defaults():

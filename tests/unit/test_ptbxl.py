@@ -134,6 +134,8 @@ def test_a_root_with_some_of_the_records_is_a_root(root, tmp_path):
     assert data.ecg_ids.tolist() == [1, 3, 1004]
     with pytest.raises(RecordError, match="holds folds 1, 9"):
         data.rows([2])
+    with pytest.raises(RecordError, match=r"no records of fold 2-8,10; it holds folds 1,9$"):
+        data.rows(range(1, 11))
 
 
 def test_a_folder_that_is_no_root_says_how_to_get_one(tmp_path):

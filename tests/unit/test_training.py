@@ -31,6 +31,7 @@ from trainer.train import (
     BEST_NAME,
     HISTORY_NAME,
     LAST_NAME,
+    DivergedError,
     RunMismatchError,
     Trainer,
     macro_auc,
@@ -493,3 +494,13 @@ def test_a_windowed_network_trains_and_comes_back_from_its_checkpoint(trainer_in
     assert np.isfinite(trainer.kept_logits(trainer.tune.signals)).all()
     with pytest.raises(BundleError, match="carries no state"):
         kept.streaming_model()
+
+
+def test_a_training_that_diverges_says_so_and_keeps_what_stands(trainer_in, tmp_path, monkeypatch):
+    trainer = trainer_in(tmp_path / "run")
+    monkeypatch.setattr(trainer, "_step", lambda batch: float("nan"))
+
+    with pytest.raises(DivergedError, match=r"diverged in epoch 1: .* learning_rate \(it is "):
+        trainer.run()
+
+    assert not (tmp_path / "run" / LAST_NAME).exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -10,9 +11,11 @@ from edge.errors import BundleError
 from edge.runtime.manifest import SignalSpec
 from edge.signal.leads import STANDARD_LEADS
 from tests.small_networks import small_config
+from tests.tiny_bundle import tiny_manifest
 from trainer.checkpoint import save_checkpoint
 from trainer.kinds import build_model
 from trainer.preset import load_preset
+from trainer.report import fold_notes
 from trainer.transfer import TransferError, body, facts_of_start, start_from
 
 SIGNAL = SignalSpec(
@@ -20,8 +23,8 @@ SIGNAL = SignalSpec(
 )
 
 
-def saved(path, kind, model):
-    save_checkpoint(path, model, {"name": "first"}, SIGNAL, ["A"], list(STANDARD_LEADS), {}, kind)
+def saved(path, kind, model, training=None):
+    save_checkpoint(path, model, {"name": "first"}, SIGNAL, ["A"], list(STANDARD_LEADS), training or {}, kind)
     return path
 
 
@@ -40,6 +43,7 @@ def test_everything_but_the_head_is_taken(kind, tmp_path):
     assert all(torch.equal(taken[name], tensor) for name, tensor in body(first).items())
     assert torch.equal(second.head.weight, head)
     assert facts_of_start(tmp_path / "first")["name"] == "first"
+    assert facts_of_start(tmp_path / "first")["folds"] == []
 
 
 def test_another_number_of_classes_is_no_obstacle(tmp_path):
@@ -56,6 +60,18 @@ def test_another_network_is_refused_by_a_weight_that_differs(tmp_path, changes):
     with pytest.raises(TransferError, match=r"another network: .* such as "):
         start_from(second, path)
     assert all(torch.equal(before[name], tensor) for name, tensor in body(second).items())
+
+
+def test_what_a_start_has_seen_goes_with_it_and_makes_figures_flatter(tmp_path):
+    training = {"folds": [1, 2], "tune_folds": [9], "init": {"name": "older", "sha256": "0", "folds": [3]}}
+    path = saved(tmp_path / "first", "mamba", of_kind("mamba", 0), training)
+
+    start = facts_of_start(path)
+
+    assert start["folds"] == [1, 2, 3, 9]
+    manifest = msgspec.structs.replace(tiny_manifest(), training={"folds": [4], "init": start})
+    (note,) = fold_notes(manifest, [9])
+    assert "fold 9 was seen by the training it started from" in note
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path):

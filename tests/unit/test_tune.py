@@ -138,3 +138,13 @@ def test_a_class_that_cannot_be_measured_is_null_and_left_out():
     apart = cross_fit(tiny_manifest(), logits, labels, patients, seed=0)
     assert apart.f1_per_class["HYP"] is None
     assert apart.macro_f1 == pytest.approx(np.mean([apart.f1_per_class[name] for name in ("NORM", "MI", "STTC", "CD")]))
+
+
+def test_cross_fitting_knows_nothing_of_what_was_tuned_on_the_same_records():
+    """All positives of a class are one patient's: in every halving, one half cannot fit it."""
+    logits, labels, patients = noise_and_patients()
+    labels[:, 4] = patients == 7
+    fresh = tiny_manifest()
+    tuned = with_f1_thresholds(fresh, tune(fresh, logits, labels))
+    assert tuned.operating_points["HYP"].f1_threshold != 0.5
+    assert cross_fit(tuned, logits, labels, patients, seed=0) == cross_fit(fresh, logits, labels, patients, seed=0)

@@ -10,8 +10,8 @@ OTHER_LABELS = "Labels are those of the task: {task}."
 
 DATA = """\
 PTB-XL 1.0.3, the 100 Hz records (`records100`): 12-lead ECGs of 10 s, recorded between 1989 and 1996 with one maker's
-devices and annotated by up to two cardiologists. {labels} Folds 1-8 train,
-fold 9 tunes, fold 10 tests; all records of a patient are in one fold.
+devices and annotated by up to two cardiologists. {labels} Folds {folds} train,
+fold {tune_folds} tunes, fold 10 tests; all records of a patient are in one fold.
 
 - Licence of the data: Creative Commons Attribution 4.0. The weights were trained on it; this notice is the attribution.
 - Wagner P, Strodthoff N, Bousseljot R-D, Kreiseler D, Lunze FI, Samek W, Schaeffter T. PTB-XL, a large publicly

@@ -17,6 +17,7 @@ from trainer.card.markdown import image, markdown, plain_text, sentences, settin
 from trainer.card.sources import Sources, alert_tuning, tuned_figures
 from trainer.card.tables import calibration_sheet, figures_sheet, seed_sheets, state_sheet
 from trainer.filters import st_shift_text
+from trainer.folds import folds_text
 from trainer.predict import task_of
 from trainer.ptbxl import CLASSES
 from trainer.stream_evaluation.plots import write_stream_plots
@@ -48,7 +49,7 @@ def write_card(out: Path, sources: Sources) -> list[Path]:
     labels = text.SUPERCLASSES if _at_any_likelihood(manifest) else text.OTHER_LABELS.format(task=_task(manifest))
     sections = [
         ("Use", text.USE),
-        ("Data", text.DATA.format(labels=labels) + (text.NOISE if noise else "")),
+        ("Data", text.DATA.format(labels=labels, **_folds(manifest)) + (text.NOISE if noise else "")),
         ("Training", _training(manifest)),
         ("Figures on whole records", _join(_whole_records(sources, plots))),
         ("Figures on streams", _join(_streams(sources, plots))),
@@ -138,6 +139,13 @@ def _at_any_likelihood(manifest: Manifest) -> bool:
 def _task(manifest: Manifest) -> str:
     task = task_of(manifest)
     return settings_text({name: value for name, value in task.items() if value != ""}) or "a user's own"
+
+
+def _folds(manifest: Manifest) -> dict[str, str]:
+    """Return which folds trained and which chose the weights, as words; PTB-XL's usual ones where nothing says so."""
+    usual = {"folds": [*range(1, 9)], "tune_folds": [9]}
+    stated = {key: manifest.training.get(key) or folds for key, folds in usual.items()}
+    return {key: folds_text(folds) for key, folds in stated.items() if isinstance(folds, list)}
 
 
 def _training(manifest: Manifest) -> str:

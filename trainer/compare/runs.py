@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,27 +54,47 @@ class Run:
         return sum(epoch.seconds for epoch in self.history) if self.history else None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What runs are asked for: the folds to train on, those to choose weights on and to measure, and the seed."""
+
+    folds: Sequence[int]
+    tune_folds: Sequence[int]
+    seed: int
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Asked:
+        """Take it from the command's arguments."""
+        return cls(args.folds, args.tune_folds, args.seed)
+
+    def differences(self, training: Mapping[str, Any]) -> Iterator[str]:
+        """Say in what a run that stands is another than the one asked for, by what its checkpoint says of it."""
+        for key, words in (("folds", "trained on folds"), ("tune_folds", "its weights chosen on folds")):
+            then, now = training.get(key), getattr(self, key)
+            if then and sorted(then) != sorted(now):
+                yield f"{words} {folds_text(sorted(then))}, not {folds_text(sorted(now))}"
+        if training.get("seed", self.seed) != self.seed:
+            yield f"trained with seed {training['seed']}, not {self.seed}"
+
+
 def default_names() -> list[str]:
     """Return the presets that are compared unless others are named."""
     return [name for name in preset_names() if name not in ONLY_BY_NAME]
 
 
 def standing(
-    out: Path, presets: Sequence[Preset], folds: Sequence[int], on_fault: Callable[[str, EcgEdgeError], None]
+    out: Path, presets: Sequence[Preset], asked: Asked, on_fault: Callable[[str, EcgEdgeError], None]
 ) -> Iterator[Run]:
-    """Give the runs in a folder of folders: of these presets, and of whatever else was trained there.
-
-    folds: what they will be measured on.
-    """
+    """Give the runs in a folder of folders: of these presets, and of whatever else was trained there."""
     by_name = {preset.name: preset for preset in presets}
     for folder in sorted(path.parents[1] for path in out.glob(f"*/{BEST_NAME}/{CHECKPOINT_NAME}")):
         try:
-            yield run_in(folder, by_name.get(folder.name), folds)
+            yield run_in(folder, by_name.get(folder.name), asked)
         except EcgEdgeError as error:
             on_fault(folder.name, error)
 
 
-def run_in(folder: Path, wanted: Preset | None, folds: Sequence[int]) -> Run:
+def run_in(folder: Path, wanted: Preset | None, asked: Asked) -> Run:
     """Read the run in a folder; raises BundleError or ConfigError when it cannot be used.
 
     What decides is the recipe it was trained by; `wanted` is the preset of its name as it is now.
@@ -86,7 +106,8 @@ def run_in(folder: Path, wanted: Preset | None, folds: Sequence[int]) -> Run:
         trained = wanted
     elif wanted is not None:
         notes.append(f"trained by another recipe than the preset's: {', '.join(differences(facts.preset, wanted))}")
-    seen = sorted(set(facts.training.get("folds") or []) & set(folds))
+    notes += asked.differences(facts.training)
+    seen = sorted(set(facts.training.get("folds") or []) & set(asked.tune_folds))
     if seen:
         notes.append(f"trained on fold {folds_text(seen)}, which it is measured on: its figures mean nothing")
     if facts.training.get("limit") is not None:
@@ -112,7 +133,7 @@ def train(preset: Preset, args: argparse.Namespace, together: Workers) -> None:
     """Train a preset in its folder, as `ecg-trainer train` would, unless it is done; raises as that does."""
     folder: Path = args.out / preset.name
     if (folder / BEST_NAME / CHECKPOINT_NAME).is_file():
-        run = run_in(folder, preset, args.tune_folds)
+        run = run_in(folder, preset, Asked.of(args))
         if run.preset is not preset or run.finished:
             say(f"{preset.name}: {run.epochs} epochs stand" + "".join(f"; {note}" for note in run.notes))
             return

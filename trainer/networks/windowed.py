@@ -2,8 +2,8 @@
 
 Where such crops do not fill the window, a last one ends with it: the newest samples are always read.
 
-What the leaders of the PTB-XL benchmark do at test time (Strodthoff et al. 2021), as one module, so that what is
-evaluated is what is exported. And the same hop by hop, as a device does with it.
+The leaders of the PTB-XL benchmark read crops at test time, too, and take the highest (Strodthoff et al. 2021). As one
+module, so that what is evaluated is what is exported. And the same hop by hop, as a device does with it.
 """
 
 from __future__ import annotations

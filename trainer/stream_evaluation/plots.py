@@ -100,8 +100,8 @@ def _delays(axes: Axes, result: StreamEvaluation) -> None:
         median_s, p95_s = seen.median_s or 0.0, seen.p95_s or 0.0
         axes.barh(k, p95_s, color=colour, alpha=0.35, height=0.6)
         axes.barh(k, median_s, color=colour, height=0.6)
-        share = 1 - (seen.undetected_share or 0.0)
-        axes.annotate(f"{share:.0%} of {seen.episodes} detected", (p95_s, k), (4, 0), textcoords="offset points",
+        share = "none of 0" if seen.undetected_share is None else f"{1 - seen.undetected_share:.0%} of {seen.episodes}"
+        axes.annotate(f"{share} detected", (p95_s, k), (4, 0), textcoords="offset points",
                       va="center", fontsize=8)  # fmt: skip
     axes.margins(x=0.4)
     axes.set_xlim(left=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -58,7 +59,7 @@ def write_trade_off(directory: Path, tuning: AlertTuning) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(9.0, 3.8), layout="constrained")
     shares, delays = figure.subplots(1, 2)
-    for (name, curve), colour in zip(tuning.trade_off.items(), COLOURS, strict=False):
+    for (name, curve), colour in zip(tuning.trade_off.items(), cycle(COLOURS), strict=False):
         budgets = [row.budget_per_hour for row in curve]
         shares.plot(budgets, [_or_nan(row.detected_share) for row in curve], "o-", color=colour, label=name)
         delays.plot(budgets, [_or_nan(row.median_s) for row in curve], "o-", color=colour, label=name)

@@ -158,17 +158,8 @@ def test_a_part_s_own_labels_say_nothing_of_its_soft_labels():
 def test_teachers_that_knew_the_records_to_tune_on_are_refused(root, cached, tmp_path, capsys):
     soft(cached.ecg_ids).save(tmp_path / "all.safetensors")
     (tmp_path / "student.toml").write_text("base = 'tiny'\n[training]\nepochs = 1\nsoft_label_share = 0.5\n")
-    train = [
-        "train",
-        "--data",
-        root,
-        "--preset",
-        tmp_path / "student.toml",
-        "--folds",
-        "1-3",
-        "--out",
-        tmp_path / "run",
-    ]
+    student, out = tmp_path / "student.toml", tmp_path / "run"
+    train = ["train", "--data", root, "--preset", student, "--folds", "1-3", "--out", out]
     assert main([*map(str, train), "--soft-labels", str(tmp_path / "all.safetensors")]) == 2
     assert "cover 10 of the records to tune on" in capsys.readouterr().err
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from edge.cli.output import EXIT_OK, emit_json, say
 from edge.cli.parsing import add_command, count, positive
+from edge.errors import RecordError
 from edge.runtime.bundle import load_bundle, write_manifest
 from edge.runtime.manifest import Manifest
 from trainer.cli import any_seed
@@ -57,7 +58,9 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, write the manifest, print the ranges."""
     bundle, data = load_bundle(args.bundle), open_ptbxl(args.data)
-    folds = training_folds(bundle.manifest)
+    folds = [fold for fold in training_folds(bundle.manifest) if fold in data.folds]
+    if not folds:
+        raise RecordError(f"this copy of PTB-XL has no records of the folds {bundle.manifest.name} was trained on")
     settings = StreamSettings(args.streams, args.seconds, args.seed)
     with progress() as bar:
         task = bar.add_task("watching the state", total=settings.streams * settings.turns)

@@ -160,6 +160,7 @@ def pretrained(
     folder = out / f"pretrained-{method}-{hashlib.sha256(what.encode()).hexdigest()[:8]}"
     rows = data.rows(folds, labelled_only=False)[:limit]
     signal, train, _ = prepared(data, rows, [], variant.preset.signal)
+    facts = {**facts, "folds": list(folds)}
     run = Pretraining(variant.preset, method, plan, signal, train, folder, PRETRAINING_SEED, facts)
     run.run(on_epoch=lambda epoch: on_epoch(epoch, run.method.score))
     return folder / BEST_NAME

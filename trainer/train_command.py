@@ -104,12 +104,12 @@ def prepare(preset: Preset, args: argparse.Namespace, together: Workers) -> Trai
     refuse_overlap(args.folds, args.tune_folds)
     data = open_task(args.data, preset.task)
     train_rows, tune_rows = data.rows(args.folds)[: args.limit], data.rows(args.tune_folds)[: args.limit]
+    soft_labels = [load_soft_labels(path, data.classes) for path in args.soft_labels]
+    refuse_teachers_of(soft_labels, data.ecg_ids[tune_rows])
     together.say("filtering the records as they will be served")
     signal, train, (tune,) = prepared(data, train_rows, [tune_rows], preset.signal)
     if preset.signal.filter == "causal":
         together.say(f"the filter moves the ST level by {st_shift_text(np.array(signal.sos), signal.rate_hz)}")
-    soft_labels = [load_soft_labels(path, data.classes) for path in args.soft_labels]
-    refuse_teachers_of(soft_labels, data.ecg_ids[tune_rows])
     train = with_targets(train, data, train_rows, preset.training, soft_labels, args.seed)
     facts = {**facts_of(args), "processes": together.count, "device": together.device.type}
     return Trainer(preset, signal, train, tune, args.out, args.seed, facts, args.init, together)

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from edge.cli.parsing import Subparsers
 
 RELOADABLE = ("alerts.", "streams.", "publish.", "node.log_")
-TOLD_AT_CONNECT = "streams.max_payload_bytes"
-"""Holds at once, but the broker goes by what it was told: it keeps larger messages back until the next start."""
 
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter from another one. With Python's 5 ms the model's thread, back from a batch
@@ -80,7 +78,9 @@ def _reload(node: Node, path: Path | None) -> None:
     else:
         set_up_logging(config.node.log_level, config.node.log_format)
         changed = [key for key, value in settings(config) if before.get(key) != value]
-        waiting = [key for key in changed if key == TOLD_AT_CONNECT or not key.startswith(RELOADABLE)]
+        waiting = [key for key in changed if not key.startswith(RELOADABLE)]
+        if config.streams.max_payload_bytes > node.largest_message_bytes:
+            waiting.append("streams.max_payload_bytes")  # the broker keeps back what is larger than it was told
         log.info("reloaded", changed=changed, needs_restart=waiting)
     finally:  # or systemd waits for it until it gives the daemon up
         node.notify_ready()

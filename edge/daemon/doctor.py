@@ -51,6 +51,8 @@ TIMED_HOPS = 20
 LOW_SPACE_BYTES = 256 * 1024 * 1024
 NO_SPACE_BYTES = 16 * 1024 * 1024
 COARSE_CLOCK_S = 0.001
+SERVICE_STATE = Path("/var/lib")
+"""Below it systemd keeps the state of services whose users exist only while they run."""
 CLOCK_NOT_SYNCHRONISED = 5  # TIME_ERROR, adjtimex(2)
 TIMEX_BYTES = 512  # struct timex has 208 bytes on 64-bit Linux
 SYSTEM_PROGRAMS = "/usr/sbin:/usr/local/sbin"  # where Debian keeps brokers, outside a user's PATH
@@ -158,7 +160,7 @@ def check_broker(config: Config) -> Check:
             connect_timeout_s=BROKER_TIMEOUT_S,
         )
     except ConfigError as error:
-        return Check("broker", "fail", str(error), _credential_advice(config))
+        return Check("broker", "fail", str(error), _credential_advice(error))
     problem = asyncio.run(_connection_problem(settings))
     detail = f"MQTT {config.broker.protocol} at {settings.address}{' with TLS' if settings.tls else ''}"
     if problem is None:
@@ -166,27 +168,26 @@ def check_broker(config: Config) -> Check:
     return Check("broker", "fail", problem, "correct [broker] in the configuration, or start the broker")
 
 
-def _credential_advice(config: Config) -> str:
+def _credential_advice(error: ConfigError) -> str:
     """Say what to do about a secret that cannot be read: one that only the service is given cannot be tried by hand."""
-    tls = config.broker.tls
-    given = config.broker.password_credential is not None or (tls is not None and tls.key_credential is not None)
-    if given and CREDENTIALS_VARIABLE not in os.environ:
+    if CREDENTIALS_VARIABLE in str(error) and CREDENTIALS_VARIABLE not in os.environ:
         return "only the service can read it: start it, and see journalctl -u ecg-edge"
     return "correct the configuration: ecg-edge check-config FILE"
 
 
 def check_state_dir(path: Path) -> Check:
     """See whether alerts and snapshots can be written, and how much room they have."""
-    existing = path
+    existing, advice = path, "correct node.state_dir, or let systemd provide it (StateDirectory= in the unit)"
     try:
         existing = next(folder for folder in (path, *path.parents) if folder.exists())
         with tempfile.TemporaryFile(dir=existing):
             free_bytes = shutil.disk_usage(existing).free
-    except PermissionError:
+    except PermissionError as error:
+        if SERVICE_STATE not in existing.parents and existing != SERVICE_STATE:
+            return Check("state_dir", "fail", f"{existing} cannot be written: {error.strerror}", advice)
         detail = f"{existing} cannot be written by this user; the service has a user of its own, which may"
-        return Check("state_dir", "warn", detail, "ask as the user that runs the daemon, or as root (sudo)")
+        return Check("state_dir", "warn", detail, "look at the service's log instead, or ask as root (sudo)")
     except OSError as error:
-        advice = "correct node.state_dir, or let systemd provide it (StateDirectory= in the unit)"
         return Check("state_dir", "fail", f"{existing} cannot be written: {error.strerror}", advice)
     detail = f"{path} {'is writable' if existing == path else 'can be created'}, {free_bytes / 1e9:.1f} GB free"
     if free_bytes < LOW_SPACE_BYTES:

@@ -71,6 +71,11 @@ class Node:
         self._connections = 0
         self._assemble()
 
+    @property
+    def largest_message_bytes(self) -> int:
+        """What the broker was told it may send us."""
+        return self._broker.maximum_packet_bytes
+
     def stop(self) -> None:
         """Ask the daemon to shut down; only from its own loop."""
         self._stopping.set()

@@ -110,10 +110,21 @@ def test_a_state_directory_of_another_user_is_no_failure(tmp_path: Path, monkeyp
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "exists", refuse)
-    check = check_state_dir(tmp_path / "private" / "ecg-edge")
+    service, own = check_state_dir(Path("/var/lib/private/ecg-edge")), check_state_dir(tmp_path / "ecg-edge")
 
-    assert check.outcome == "warn"
-    assert "sudo" in check.advice
+    assert service.outcome == "warn"
+    assert "sudo" in service.advice
+    assert own.outcome == "fail"
+
+
+def test_a_state_directory_that_is_not_there_yet_is_the_service_s_to_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(dir: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("edge.daemon.doctor.tempfile.TemporaryFile", refuse)
+    check = check_state_dir(Path("/var/lib/ecg-edge-that-is-not-here"))
+
+    assert (check.outcome, check.detail.split()[0]) == ("warn", "/var/lib")
 
 
 def test_an_old_sqlite_is_a_failure() -> None:

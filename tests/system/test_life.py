@@ -82,10 +82,10 @@ def test_a_reload_changes_the_limits_of_streams_that_are_followed_already(open_s
     site.devices.send("bed", chunks[:5])
     site.ward.await_scores("bed", 5)
     site.daemon.configure(
-        streams={"reorder_wait_s": 0.0, "gap_bridge_s": 0.5, "max_payload_bytes": 1 << 16}, http={"port": 1}
+        streams={"reorder_wait_s": 0.0, "gap_bridge_s": 0.5, "max_payload_bytes": 1 << 24}, http={"port": 1}
     )
     site.daemon.reload()
-    assert site.daemon.events("reloaded")[0]["needs_restart"] == ["streams.max_payload_bytes", "http.port"]
+    assert site.daemon.events("reloaded")[0]["needs_restart"] == ["http.port", "streams.max_payload_bytes"]
     site.devices.send("bed", chunks[6:])
     site.ward.await_scores("bed", 19)
     until(lambda: site.daemon.metric("gaps_total", outcome="lost") == 1, "the next poll, which counts")

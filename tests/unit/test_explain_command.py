@@ -163,6 +163,23 @@ def test_a_stream_that_began_anew_is_followed_where_its_hops_fit(explain, record
     assert "from sample 40 on" in result["notes"][0]
 
 
+def test_where_hops_fit_a_stream_may_not_have_begun_while_a_lead_was_away(explain, alert, tmp_path):
+    """It would begin afresh once more when the lead comes back, and its hops would fit no longer."""
+    units = patient(SECONDS, RATE_HZ).astype(float)
+    units[35:50, 4] = np.nan  # for 60 ms, which bothers nobody who was there before
+    wfdb.wrsamp(
+        "moment", RATE_HZ, ["mV"] * 12, list(STANDARD_LEADS), fmt=["16"] * 12, adc_gain=[1000.0] * 12,
+        baseline=[0] * 12, p_signal=units / 1000, write_dir=str(tmp_path),
+    )  # fmt: skip
+    moved = Window(alert.window.first + 40, alert.window.last + 40)
+
+    later = written(tmp_path / "alert.json", alert, at=Point(moved.last), window=moved)
+    result = explain(tmp_path / "moment", *QUICK, "--alert", later)
+
+    assert (result["window"]["from"], result["window"]["to"]) == (moved.first, moved.last)
+    assert "from sample 290 on" in result["notes"][0]
+
+
 def test_a_stream_that_began_afresh_where_a_lead_came_back_is_followed_from_there(explain, bundle, alert, tmp_path):
     units = patient(SECONDS, RATE_HZ).astype(float)
     units[2 * RATE_HZ + 3 : 6 * RATE_HZ + 40, 4] = np.nan

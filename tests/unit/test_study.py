@@ -138,6 +138,7 @@ def test_variants_that_start_from_the_same_method_share_one_pre_training(root, t
     frozen = load_checkpoint(out / "cpc-half" / "seed-0" / BEST_NAME)
     assert all(torch.equal(tensor, learned[name]) for name, tensor in body(frozen.model).items())
     assert (frozen.facts.training["folds"], frozen.facts.training["tune_folds"]) == ([1], [9])
+    assert frozen.facts.training["init"]["folds"] == [1]
     assert frozen.facts.training["init"]["sha256"] == load_checkpoint(shared / BEST_NAME).facts.weights_sha256
 
 

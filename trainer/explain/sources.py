@@ -116,10 +116,10 @@ def _check_rate(alert: AlertEvent, subject: Subject, recording: Recording) -> No
 
 def _start_before(subject: Subject, recording: Recording, last: int) -> int:
     """Return the first sample that a stream can have begun with for a hop of it to end at `last`."""
-    hop = last_of_hop(subject, recording.rate_hz, 1) + 1
     afresh = runs_until(subject, recording, 0, last)[-1].index
-    for start in range(afresh, min(afresh + hop, last + 1)):
+    for start in range(afresh, last + 1):
         hops = hops_until(subject, recording.rate_hz, last - start)
-        if hops and last_of_hop(subject, recording.rate_hz, hops) == last - start:
+        fits = hops and last_of_hop(subject, recording.rate_hz, hops) == last - start
+        if fits and runs_until(subject, recording, start, last)[-1].index == start:  # not within a lead's absence
             return 0 if start == afresh else start
     raise RecordError(f"less than a hop comes before sample {last} of the recording, where the alert was decided")

@@ -129,6 +129,7 @@ class Bucket:
             return None
 
     def _launch(self, recipe: _Recipe) -> None:
+        complaints_of(self._gpu.trt).forget()
         if not self._enqueue(recipe):
             self._recipe = None
             raise RuntimeUnavailableError(
@@ -155,6 +156,7 @@ class Bucket:
 
     def _open_context(self, index: int) -> Any:
         # memory for this profile alone: by default each context has what the largest of all needs
+        complaints_of(self._gpu.trt).forget()
         strategy = self._gpu.trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
         context = self._gpu.engine.create_execution_context(strategy)
         if context is None:

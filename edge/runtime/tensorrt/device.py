@@ -5,6 +5,7 @@ Imported lazily: without the package, the driver or a GPU, opening it says in on
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,7 +73,8 @@ class CudaDevice:
         except self.error:
             # As a GPU that has died answers. pycuda then still counts the context as this thread's, and when a thread
             # ends with one it ends the process; whoever detaches it has none left. The GPU is of no use any more.
-            self._context.detach()
+            with contextlib.suppress(self.error):
+                self._context.detach()
             raise
 
     def allocate(self, floats: int) -> Any:

@@ -83,16 +83,8 @@ def figures_of(results: list[PartResult]) -> dict[str, Any]:
 
 def command_of(args: argparse.Namespace) -> str:
     """Return the command that does this again anywhere: without the folders of this machine."""
-    words = [
-        "ecg-trainer",
-        "cross-validate",
-        "--data",
-        "PTBXL_ROOT",
-        "--preset",
-        Path(args.preset).name,
-        "--out",
-        "OUT",
-    ]
+    preset = Path(args.preset).name
+    words = ["ecg-trainer", "cross-validate", "--data", "PTBXL_ROOT", "--preset", preset, "--out", "OUT"]
     words += ["--folds", folds_text(args.folds), "--parts", str(args.parts), "--seed", str(args.seed)]
     for name in ("epochs", "limit"):
         if getattr(args, name) is not None:

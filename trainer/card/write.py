@@ -144,10 +144,8 @@ def _task(manifest: Manifest) -> str:
 def _folds(manifest: Manifest) -> dict[str, str]:
     """Return which folds trained and which chose the weights, as words; PTB-XL's usual ones where nothing says so."""
     usual = {"folds": [*range(1, 9)], "tune_folds": [9]}
-    stated = {key: manifest.training.get(key) for key in usual}
-    return {
-        key: folds_text(folds if isinstance(folds, list) and folds else usual[key]) for key, folds in stated.items()
-    }
+    stated = {key: folds for key in usual if isinstance(folds := manifest.training.get(key), list) and folds}
+    return {key: folds_text(folds) for key, folds in (usual | stated).items()}
 
 
 def _training(manifest: Manifest) -> str:

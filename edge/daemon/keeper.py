@@ -13,7 +13,8 @@ from edge.daemon.metrics import Metrics
 from edge.daemon.model_thread import ModelThread
 from edge.daemon.registry import Registry
 from edge.daemon.snapshots import Snapshot, SnapshotStore
-from edge.daemon.workers import Worker
+from edge.daemon.troubles import StoreTrouble
+from edge.daemon.workers import Disk
 from edge.errors import StorageError
 from edge.monitor.engine import ModelStream
 from edge.runtime.base import Runtime, State
@@ -37,7 +38,7 @@ class Keeper:
     """Snapshots of all streams. Only streams with nothing waiting are saved; a busy one has its turn later."""
 
     def __init__(
-        self, registry: Registry, runtime: Runtime, model_thread: ModelThread, store: SnapshotStore, disk: Worker,
+        self, registry: Registry, runtime: Runtime, model_thread: ModelThread, store: SnapshotStore, disk: Disk,
         clock: Clock, metrics: Metrics, on_released: Callable[[], None],
     ) -> None:  # fmt: skip
         """on_released is called when streams that were held still for a snapshot may be scored again."""
@@ -45,6 +46,8 @@ class Keeper:
         self._store, self._disk, self._clock, self._metrics = store, disk, clock, metrics
         self._on_released = on_released
         self._saving = asyncio.Lock()
+        self._trouble = StoreTrouble("snapshots_not_written", "snapshots_written_again", clock)
+        self._removals: set[asyncio.Task[None]] = set()
         self.model_hash = runtime.bundle.manifest.state_hash
         """What snapshots are kept by: the state of another model says nothing to this one."""
 
@@ -52,7 +55,10 @@ class Keeper:
         """Save what changed, again and again, until cancelled; with many streams less often than at the interval."""
         while True:
             await asyncio.sleep(interval_s)
-            for group in self._changed():
+            groups = self._changed()
+            if not groups:
+                self._trouble.over("write")  # nothing is unsaved any more: what was has been given up
+            for group in groups:
                 begun_s = self._clock.monotonic_s()
                 written = await self._try_to_save(group)
                 taken_s = self._clock.monotonic_s() - begun_s
@@ -79,14 +85,23 @@ class Keeper:
         async with self._saving:  # the last save of all waits for one that is on its way
             try:
                 return await self._save(streams)
-            except StorageError as error:
-                log.warning("snapshots_not_written", problem=str(error))
+            except StorageError:  # which the log has, and `problems`
                 return 0
 
-    async def forget(self, device: str) -> None:
-        """Remove the snapshot of a device that is followed no more."""
+    def problems(self) -> list[str]:
+        """Return why streams are not saved. Any thread may ask."""
+        problem = self._trouble.problem
+        return [] if problem is None else [str(problem)]
+
+    def forget(self, device: str) -> None:
+        """Have the snapshot removed of a device that is followed no more; nobody waits for that."""
+        removal = asyncio.create_task(self._remove(device), name=f"remove snapshot of {device}")
+        self._removals.add(removal)
+        removal.add_done_callback(self._removals.discard)
+
+    async def _remove(self, device: str) -> None:
         try:
-            await self._disk.call(self._store.remove, device)
+            await self._disk.ask(self._store.remove, device)
         except StorageError as error:
             log.warning("snapshot_not_removed", device=device, problem=str(error))
 
@@ -118,7 +133,8 @@ class Keeper:
             self._on_released()
         complete = [snapshot.with_model(state) for (_, snapshot), state in zip(taken, states, strict=True)]
         try:
-            written = await self._disk.call(self._store.write, complete)
+            with self._trouble.noting("write"):
+                written = await self._disk.ask(self._store.write, complete)
         except StorageError:
             for stream, _ in taken:
                 stream.changed = True

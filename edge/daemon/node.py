@@ -32,7 +32,7 @@ from edge.daemon.state_dir import lock_state_dir
 from edge.daemon.streams import StreamFactory, StreamKeeper
 from edge.daemon.systemd import Notifier, Watchdog, watchdog_interval_s
 from edge.daemon.transport import ConnectionState, Message, Subscription, Will
-from edge.daemon.workers import Worker
+from edge.daemon.workers import Disk
 from edge.errors import TransportError
 from edge.runtime.bundle import load_bundle
 from edge.runtime.select import open_or_fall_back
@@ -43,6 +43,9 @@ SNAPSHOTS_NAME = "snapshots.sqlite"
 DRAIN_DEADLINE_S = 5.0
 SAVE_DEADLINE_S = 15.0
 """What is left of systemd's 30 s for a disk that is slow."""
+ALERTS_WAIT_S = 2.0
+SNAPSHOTS_WAIT_S = 10.0
+"""How long a disk may take: alerts then go out from memory, and no more streams are saved until it has answered."""
 DRAIN_POLL_S = 0.02
 CANCEL_AGAIN_S = 4.0
 """Longer than a transport takes to say goodbye."""
@@ -138,7 +141,7 @@ class Node:
         config, manifest = self.config, self._bundle.manifest
         self._notifier = Notifier.from_environment()
         self._model_thread = model_thread(self._runtime)
-        self._disk, self._snapshot_disk = Worker("disk"), Worker("snapshots")
+        self._disk, self._snapshot_disk = Disk("disk", ALERTS_WAIT_S), Disk("snapshots", SNAPSHOTS_WAIT_S)
         status = node_status_topic(config.node.name)
         self._transport = PahoTransport(
             self._broker,
@@ -177,7 +180,7 @@ class Node:
         )  # fmt: skip
         self._health = HealthReporter(
             config.node.name, self._runtime, self._registry, self._streams, self._outgoing, self._transport,
-            self._clock, self._notifier, self._pipeline.states,
+            self._clock, self._notifier, self._pipeline.states, self._keeper.problems,
         )  # fmt: skip
 
     def _jobs(self) -> dict[str, Coroutine[Any, Any, object]]:

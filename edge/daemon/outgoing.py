@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
+from functools import partial
+from typing import Any
 
 import structlog
 
 from edge.alerts.events import AlertEvent, State
-from edge.alerts.outbox import AlertStore, OutgoingMessage
+from edge.alerts.outbox import AlertStore, Committed, OutgoingMessage
 from edge.clock import Clock
 from edge.daemon.lanes import Lanes, Waiting
 from edge.daemon.metrics import Metrics
 from edge.daemon.transport import ConnectionState, Transport
 from edge.daemon.troubles import RETRY_S, Refusals, StoreTrouble
 from edge.daemon.unstored import Unstored
-from edge.daemon.workers import Worker
+from edge.daemon.workers import Disk
 from edge.errors import MessageRefusedError, TransportError
 
 SENDING_LIMIT = 50
@@ -37,12 +39,12 @@ log = structlog.get_logger(__name__)
 class Outgoing:
     """Stores alert events before anything else happens to them, and publishes them until they are acknowledged.
 
-    While the store refuses them they are published all the same, from memory. Each topic is served by itself and in
-    order: what the broker refuses is tried again after a while, and holds up no other topic.
+    While the store refuses them, or does not answer, they are published all the same, from memory. Each topic is served
+    by itself and in order: what the broker refuses is tried again after a while, and holds up no other topic.
     """
 
     def __init__(
-        self, store: AlertStore, disk: Worker, transport: Transport, clock: Clock, metrics: Metrics
+        self, store: AlertStore, disk: Disk, transport: Transport, clock: Clock, metrics: Metrics
     ) -> None:  # fmt: skip
         """Take note of what waits in the store; raises StorageError when it cannot be read."""
         self._store, self._disk, self._transport, self._clock, self._metrics = store, disk, transport, clock, metrics
@@ -59,27 +61,31 @@ class Outgoing:
         self._conditions_told = True
         self._storing = asyncio.Lock()
         self._wake = asyncio.Event()
-        self._sends: set[asyncio.Task[None]] = set()
-        self._connected_s = self._send_again_s = self._forget_s = clock.monotonic_s()
+        self._sending = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        """Messages on their way to the broker, and events on theirs to the store."""
+        self._connected_s = self._forget_s = clock.monotonic_s()
+        self._send_again_s: float | None = None
+        """When to try again with a broker that was not there."""
         self._stands_since_s: float | None = None
         self._load()
 
-    async def alert(self, events: Sequence[AlertEvent]) -> None:
-        """Make events durable, or keep them in memory while the disk refuses; either way they are published."""
-        if not events:
-            return
+    def take(self, events: Sequence[AlertEvent]) -> asyncio.Future[None]:
+        """Take events, which go out in the order they are taken; done when they are durable, or kept in memory.
+
+        Nothing but the events' own streams need wait for it: a disk may take its time.
+        """
         for event in events:
             self._metrics.alerts.inc(event.code, event.state.value)
             tell = log.debug if event.state is State.UPDATED else log.info
             tell("alert", device=event.device, code=event.code, state=event.state.value, id=event.id)
         self._fresh.extend(events)
-        await self._store_events()
-        self._wake.set()
+        return self._spawn(self._store_events(), "storing alerts")
 
     def retell(self) -> None:
         """Publish every open condition once more: a broker that was away may have forgotten what it retained."""
         self._conditions_told = False
-        self._connected_s = self._send_again_s = self._clock.monotonic_s()
+        self._connected_s, self._send_again_s = self._clock.monotonic_s(), None
         self._wake.set()
 
     async def publish(self, topic: str, payload: bytes, retain: bool = False) -> None:
@@ -111,15 +117,15 @@ class Outgoing:
         """Publish what waits, the messages of a topic in order, until cancelled."""
         try:
             while True:
-                self._check_sends()
+                self._check_tasks()
                 await self._send_ready()
                 await self._keep_store()
                 self._note_figures()
                 await self._work_left()
         finally:
-            for task in self._sends:
+            for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*self._sends, return_exceptions=True)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _work_left(self) -> None:
         """Wait until something has changed, or is to be tried again."""
@@ -135,7 +141,7 @@ class Outgoing:
     def _pause_s(self) -> float | None:
         now_s, again_s = self._clock.monotonic_s(), self._lanes.next_attempt_s()
         pauses = [] if again_s is None else [again_s - now_s]
-        if now_s < self._send_again_s:
+        if self._send_again_s is not None:
             pauses = [self._send_again_s - now_s]
         if self._to_forget:
             pauses.append(max(FORGET_AFTER_S, self._forget_s - now_s))
@@ -159,7 +165,7 @@ class Outgoing:
         self._note_figures()
 
     async def _keep_store(self) -> None:
-        if self._unstored and self._writing.due("store"):
+        if (self._unstored or self._writing.fails("store")) and self._writing.due("store"):
             await self._store_events()
         if not self._conditions_told and self._reading.due("conditions"):
             await self._tell_conditions()
@@ -168,11 +174,13 @@ class Outgoing:
 
         if self._reading.fails("messages") and self._reading.due("messages"):
             with self._reading.trying("messages"):  # what could not be read may not be needed any more
-                await self._disk.call(self._store.pending, 0, 1)
+                await self._disk.ask(self._store.pending, 0, 1)
 
     async def _store_events(self) -> None:
-        async with self._storing:  # the pipeline, the poll and the outbox may all come here at once
+        async with self._storing:  # events that came from the pipeline, from the poll, and those still unstored
             fresh = tuple(self._fresh)
+            if not (fresh or self._unstored or self._writing.fails("store")):
+                return  # who came before has taken them along
             await self._store_or_keep(self._unstored.add_events(fresh))
             for _ in fresh:
                 self._fresh.popleft()
@@ -182,7 +190,7 @@ class Outgoing:
             self._conditions_told = True
             conditions: list[AlertEvent] | None = None
             with self._reading.trying("conditions"):
-                conditions = await self._disk.call(self._store.open_conditions)
+                conditions = await self._disk.ask(self._store.open_conditions)
             if conditions is None:
                 self._conditions_told = False
             else:
@@ -193,16 +201,24 @@ class Outgoing:
         if self._writing.due("store"):
             events, offered = self._unstored.offer()
             messages = [waiting.message for waiting in offered]
+            note = partial(self._note_committed, events, offered)
             with self._writing.trying("store"):
-                committed = await self._disk.call(self._store.commit, events, messages, self._clock.utc_ns())
-                self._to_forget.update(self._unstored.stored(offered, committed))
-                for seq, topic in committed.dropped:
-                    self._lanes.drop(topic, seq)
-                self._dropping = False
+                now_ns = self._clock.utc_ns()
+                note(await self._disk.ask(self._store.commit, events, messages, now_ns, late=note))
         now_s = self._clock.monotonic_s()
         for waiting in added:
             self._let_go(self._lanes.add(waiting, now_s))
         self._limit_memory()
+
+    def _note_committed(
+        self, events: Sequence[AlertEvent], offered: Sequence[Waiting], committed: Committed
+    ) -> None:  # fmt: skip
+        """What was offered is stored, be it after so long that it has been delivered meanwhile."""
+        self._to_forget.update(self._unstored.stored(events, offered, committed))
+        for seq, topic in committed.dropped:
+            self._lanes.drop(topic, seq)
+        self._dropping = False
+        self._wake.set()
 
     def _limit_memory(self) -> None:
         dropped = [waiting for waiting in self._unstored.beyond(MAX_UNSTORED_MESSAGES) if self._lanes.discard(waiting)]
@@ -220,7 +236,7 @@ class Outgoing:
     async def _forget(self) -> None:
         forgotten = frozenset(self._to_forget)
         with self._writing.trying("forget"):
-            await self._disk.call(self._store.delivered, *forgotten)
+            await self._disk.ask(self._store.delivered, *forgotten)
             self._to_forget -= forgotten
 
     def _let_go(self, waiting: Iterable[Waiting]) -> None:
@@ -237,17 +253,17 @@ class Outgoing:
 
     async def _send_ready(self) -> None:
         now_s = self._clock.monotonic_s()
-        if now_s < self._send_again_s:
+        if self._send_again_s is not None and now_s < self._send_again_s:
             return
-        taken = [(it, it.message) for it in self._lanes.take(SENDING_LIMIT - len(self._sends), now_s)]
+        self._send_again_s = None
+        taken = [(it, it.message) for it in self._lanes.take(SENDING_LIMIT - self._sending, now_s)]
         stored = await self._read([it.seq for it, message in taken if message is None and it.seq is not None])
         for waiting, kept in taken:
             if kept is None and stored is None:
                 self._let_go(self._lanes.put_back(waiting))
             elif message := kept or (stored or {}).get(waiting.seq or 0):
-                task = asyncio.create_task(self._send(waiting, message), name=f"alert on {waiting.topic}")
-                task.add_done_callback(lambda _: self._wake.set())
-                self._sends.add(task)
+                self._sending += 1
+                self._spawn(self._send(waiting, message), f"alert on {waiting.topic}")
             else:  # set aside, or dropped from a full store
                 self._settle(waiting)
                 self._wake.set()
@@ -258,7 +274,7 @@ class Outgoing:
             return {}
         if self._reading.due("messages"):
             with self._reading.trying("messages"):
-                return await self._disk.call(self._store.read, seqs)
+                return await self._disk.ask(self._store.read, seqs)
         return None
 
     async def _send(self, waiting: Waiting, message: OutgoingMessage) -> None:
@@ -273,13 +289,21 @@ class Outgoing:
         else:
             self._settle(waiting)
             self._let_go([waiting])
+        finally:
+            self._sending -= 1
 
     def _settle(self, waiting: Waiting) -> None:
         self._lanes.settle(waiting, self._clock.monotonic_s())
         self._refusals.over(waiting.topic)
 
-    def _check_sends(self) -> None:
-        """Let go of what is sent; raises what sending died of."""
-        for task in [task for task in self._sends if task.done()]:
-            self._sends.remove(task)
+    def _spawn(self, job: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(job, name=name)
+        task.add_done_callback(lambda _: self._wake.set())
+        self._tasks.add(task)
+        return task
+
+    def _check_tasks(self) -> None:
+        """Let go of what is sent, or stored; raises what that died of."""
+        for task in [task for task in self._tasks if task.done()]:
+            self._tasks.remove(task)
             task.result()

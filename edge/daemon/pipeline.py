@@ -54,7 +54,6 @@ class Pipeline:
         self._scored = {state: metrics.scores.labels(state=state) for state in ("ready", "warming")}
         self._model_name = f"{runtime.bundle.manifest.name}-{runtime.bundle.manifest.version}"
         self._wake = asyncio.Event()
-        self._storing: set[asyncio.Task[None]] = set()
 
     def wake(self) -> None:
         """Hops wait."""
@@ -70,7 +69,6 @@ class Pipeline:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            self._check_stored()
             in_hand: deque[Scoring] = deque()
             try:
                 while self._fill(in_hand):
@@ -113,21 +111,13 @@ class Pipeline:
         finally:
             self._registry.release(stream for stream, _, _ in scored if stream not in waiting)
             if events:
-                self._storing.add(asyncio.create_task(self._store(events, waiting), name="alerts"))
+                stored = self._outgoing.take(events)
+                stored.add_done_callback(lambda _: self._go_on(waiting))
         self.batches += 1
 
-    async def _store(self, events: Sequence[AlertEvent], streams: Sequence[DeviceStream]) -> None:
-        try:
-            await self._outgoing.alert(events)
-        finally:
-            self._registry.release(streams)
-            self.wake()
-
-    def _check_stored(self) -> None:
-        """Let go of what is stored; raises what storing died of."""
-        for task in [task for task in self._storing if task.done()]:
-            self._storing.remove(task)
-            task.result()
+    def _go_on(self, streams: Sequence[DeviceStream]) -> None:
+        self._registry.release(streams)
+        self.wake()
 
     async def _conclude(self, stream: DeviceStream, entry: WaitingHop, score: HopScore) -> list[AlertEvent]:
         """Decide on one stream's score and publish it."""

@@ -124,7 +124,7 @@ class StreamKeeper:
                 events = self._look(now_s, now_s - looked_s)
                 looked_s = now_s
             wake_pipeline()
-            await self._outgoing.alert(events)
+            self._outgoing.take(events)
             await self._release_given_up()
 
     def _poll_incomplete(self, now_s: float) -> None:
@@ -164,6 +164,7 @@ class StreamKeeper:
     def give_up(self, stream: DeviceStream) -> list[AlertEvent]:
         """End a stream's conditions and mark its place in the runtime for release."""
         log.info("stream_given_up", device=stream.device)
+        self._count(stream)
         self._given_up.append(stream)
         moment = stream.moment(self._clock.utc_ns())
         return stream.alerts.close_all(Point(0) if moment is None else moment.point, Reason.EVICTED)
@@ -252,6 +253,6 @@ class StreamKeeper:
     async def _release_given_up(self) -> None:
         given_up, self._given_up = self._given_up, []
         for stream in given_up:
-            await self._keeper.forget(stream.device)
+            self._keeper.forget(stream.device)
             if stream.model is not None:
                 await self._model_thread.call(self._runtime.close_slot, stream.model.slot)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import structlog
 
@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 class StoreTrouble:
-    """What of the alert store fails now, by step. Who uses it tries a step that fails until it works."""
+    """What of a store fails now, by step. Who uses it tries a step that fails until it works."""
 
     def __init__(self, begins: str, ends: str, clock: Clock) -> None:
         """Give the names of the two lines of the log."""
@@ -40,12 +40,19 @@ class StoreTrouble:
     @contextmanager
     def trying(self, step: str) -> Iterator[None]:
         """Take note of whether a step works; its StorageError goes no further."""
+        with suppress(StorageError), self.noting(step):
+            yield
+
+    @contextmanager
+    def noting(self, step: str) -> Iterator[None]:
+        """Take note of whether a step works."""
         try:
             yield
         except StorageError as error:
             self._fails(step, error)
+            raise
         else:
-            self._works(step)
+            self.over(step)
 
     def _fails(self, step: str, error: StorageError) -> None:
         if not self._again_s:
@@ -53,7 +60,8 @@ class StoreTrouble:
         self._again_s[step] = self._clock.monotonic_s() + RETRY_S
         self.problem = error
 
-    def _works(self, step: str) -> None:
+    def over(self, step: str) -> None:
+        """A step works, or need not be tried any more."""
         if self._again_s.pop(step, None) is not None and not self._again_s:
             self.problem = None
             log.info(self._ends)

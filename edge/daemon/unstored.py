@@ -36,9 +36,11 @@ class Unstored:
         """Return what is to be stored; `stored` tells what became of it."""
         return list(self._conditions.values()), list(self._messages)
 
-    def stored(self, offered: Sequence[Waiting], committed: Committed) -> list[int]:
-        """All that was offered is stored: give the messages their numbers; return those of delivered ones."""
-        self._conditions.clear()
+    def stored(self, events: Iterable[AlertEvent], offered: Sequence[Waiting], committed: Committed) -> list[int]:
+        """What was offered is stored: give the messages their numbers; return those of delivered ones."""
+        for event in events:
+            if self._conditions.get((event.device, event.code)) is event:  # else there is a newer one meanwhile
+                del self._conditions[event.device, event.code]
         delivered = []
         for waiting, seq in zip(offered, committed.seqs, strict=True):
             waiting.seq, waiting.message = seq, None

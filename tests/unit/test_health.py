@@ -51,7 +51,7 @@ def reporter(transport, published):
     runtime = SimpleNamespace(bundle=load_bundle(), name="onnxruntime")
     streams = SimpleNamespace(totals=AssemblerCounters(), chunks=0, dropped_samples=0)
     states = ModelStates([], None, Metrics())
-    return HealthReporter("n1", runtime, [], streams, published, transport, SystemClock(), Notifier(None), states)
+    return HealthReporter("n1", runtime, [], streams, published, transport, SystemClock(), Notifier(None), states, list)
 
 
 async def until_published(published, count):

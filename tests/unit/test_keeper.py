@@ -19,7 +19,7 @@ from edge.daemon.metrics import Metrics
 from edge.daemon.model_thread import AnyModelThread
 from edge.daemon.registry import Registry
 from edge.daemon.snapshots import SnapshotStore
-from edge.daemon.workers import Worker
+from edge.daemon.workers import Disk
 from tests.ecg import chunks_of, patient
 from tests.reference import shipped_runtime
 from tests.unit.test_device_stream import make_stream
@@ -42,7 +42,7 @@ async def keeper_of(path: Path, count: int) -> AsyncIterator[tuple[Keeper, Regis
     registry = Registry(count, 10.0, begun_stream)
     for k in range(count):
         registry.find_or_add(f"bed-{k}", 0.0)
-    store, model_thread, disk = SnapshotStore(path), AnyModelThread(shipped_runtime()), Worker("disk")
+    store, model_thread, disk = SnapshotStore(path), AnyModelThread(shipped_runtime()), Disk("disk", 2.0)
     clock, metrics = SystemClock(), Metrics()
     try:
         yield Keeper(registry, shipped_runtime(), model_thread, store, disk, clock, metrics, lambda: None), registry
@@ -102,10 +102,10 @@ def test_saving_takes_no_more_than_its_share_of_the_time(tmp_path: Path, monkeyp
 
 
 def test_the_end_does_not_wait_for_a_disk_that_is_too_slow(tmp_path: Path) -> None:
-    class SlowDisk(Worker):
-        async def call(self, *work: Any) -> Any:
+    class SlowDisk(Disk):
+        async def ask(self, *work: Any, **named: Any) -> Any:
             clock.now_s += 4.0
-            return await super().call(*work)
+            return await super().ask(*work, **named)
 
     clock = StillClock()
 
@@ -113,7 +113,7 @@ def test_the_end_does_not_wait_for_a_disk_that_is_too_slow(tmp_path: Path) -> No
         registry = Registry(STREAMS, 10.0, begun_stream)
         for k in range(STREAMS):
             registry.find_or_add(f"bed-{k}", 0.0)
-        store, model_thread, disk = SnapshotStore(tmp_path / "s"), AnyModelThread(shipped_runtime()), SlowDisk("disk")
+        store, model_thread, disk = SnapshotStore(tmp_path / "s"), AnyModelThread(shipped_runtime()), SlowDisk("d", 9.0)
         keeper = Keeper(registry, shipped_runtime(), model_thread, store, disk, clock, Metrics(), lambda: None)
         await keeper.save_changed(within_s=7.0)
         left = sum(stream.changed for stream in registry)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.alerts.events import (
+    SECOND_NS,
     AlertEvent,
     Model,
     Moment,
@@ -92,6 +93,33 @@ class ClassAlerts:
         self._progress.last = moment.point
         return events
 
+    def end_foreign(self, session: str) -> list[AlertEvent]:
+        """Close what belongs to another session: no condition crosses from one patient to the next."""
+        foreign = [class_name for class_name, last in self.open.items() if last.session != session]
+        return [self._close(class_name, Reason.SESSION_ENDED) for class_name in foreign]
+
+    def keep(self, now_ns: int) -> list[AlertEvent]:
+        """Keep open conditions from expiring while no hop comes that could decide on them; return their updates."""
+        return [self._kept(name, now_ns) for name, last in tuple(self.open.items()) if self._is_old(last, now_ns)]
+
+    def _is_old(self, last: AlertEvent, now_ns: int) -> bool:
+        told_s = self.policy.expires_s - ((last.expires or now_ns) - now_ns) / SECOND_NS
+        return not 0 <= told_s < self.policy.update_every_s
+
+    def _kept(self, class_name: str, now_ns: int) -> AlertEvent:
+        last = self.open[class_name]
+        event = msgspec.structs.replace(
+            last,
+            revision=last.revision + 1,
+            state=State.UPDATED,
+            latency_ms=None,
+            node=self._node,
+            expires=expiry_ns(now_ns, self.policy.expires_s),
+            reason=Reason.FROZEN,
+        )
+        self.open[class_name] = event
+        return event
+
     def close_all(self, reason: Reason) -> list[AlertEvent]:
         """End every open condition, as at the end of a session or when the stream is given up."""
         for progress in self._progress.classes.values():
@@ -107,9 +135,7 @@ class ClassAlerts:
         self._progress = Progress.from_plain(state, self.policy.alerting)
 
     def _follow_session(self, moment: Moment) -> list[AlertEvent]:
-        """Close what belongs to another session: no condition crosses from one patient to the next."""
-        foreign = [class_name for class_name, last in self.open.items() if last.session != moment.session]
-        events = [self._close(class_name, Reason.SESSION_ENDED) for class_name in foreign]
+        events = self.end_foreign(moment.session)
         if self._progress.session != moment.session:
             self._progress = Progress.begin(self.policy.alerting, moment.session, self._progress)
         return events

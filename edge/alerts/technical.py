@@ -6,6 +6,7 @@ as present is told from outside, per hop (signal) and per poll (stream).
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -13,6 +14,7 @@ from enum import Enum
 import msgspec
 
 from edge.alerts.events import (
+    SECOND_NS,
     AlertEvent,
     Moment,
     Point,
@@ -92,6 +94,14 @@ def codes_of(issues: Issue) -> frozenset[TechnicalCode]:
     return frozenset(code for issue, code in _CODE_OF_ISSUE.items() if issue & issues)
 
 
+HOUR_NS = 3600 * SECOND_NS
+FREE_RAISES = 3
+REMEMBERED_RAISES = 16
+HELD_S = 60.0
+"""From so many raises of a condition within an hour on each doubles how long it must be gone, up to so long: a contact
+that comes and goes is one condition that stands, not an alarm every few seconds."""
+
+
 @dataclass
 class _Track:
     """One code's recent past."""
@@ -121,6 +131,8 @@ class TechnicalAlerts:
         self._update_every_s, self._expires_s = update_every_s, expires_s
         self._tracks: dict[TechnicalCode, _Track] = {}
         """Of codes that are open or have begun to last: nothing happens to the others while they are absent."""
+        self._raised_ns: dict[TechnicalCode, deque[int]] = {}
+        """UTC of each code's last raises."""
 
     @property
     def open(self) -> dict[TechnicalCode, AlertEvent]:
@@ -194,7 +206,7 @@ class TechnicalAlerts:
         for code in sorted(watched & (self._tracks.keys() | set(present))):
             track = self._tracks.setdefault(code, _Track())
             track.since_event_s += elapsed_s
-            state = self._next_state(code, track, code in present, elapsed_s, onset)
+            state = self._next_state(code, track, code in present, elapsed_s, onset, moment.now_ns)
             if state is not None:
                 events.append(self._event(code, track, state, moment, quality))
             if state is State.CLEARED or (track.last is None and track.present_s == 0.0):
@@ -202,23 +214,30 @@ class TechnicalAlerts:
         return events
 
     def _next_state(
-        self, code: TechnicalCode, track: _Track, present: bool, elapsed_s: float, onset: Point
+        self, code: TechnicalCode, track: _Track, present: bool, elapsed_s: float, onset: Point, now_ns: int
     ) -> State | None:
         """Advance a track; return the state that an event must tell of, if any."""
-        rule = self._rules[code]
         if present:
             if track.present_s == 0.0 or track.onset is None:
                 track.onset = onset
             track.present_s, track.absent_s = track.present_s + elapsed_s, 0.0
             if track.last is None:
-                return State.RAISED if track.present_s >= rule.raise_after_s else None
+                return State.RAISED if track.present_s >= self._rules[code].raise_after_s else None
         else:
             track.present_s, track.absent_s = 0.0, track.absent_s + elapsed_s
             if track.last is None:
                 return None
-            if track.absent_s >= rule.clear_after_s:
+            if track.absent_s >= self._clear_after_s(code, now_ns):
                 return State.CLEARED
         return State.UPDATED if track.since_event_s >= self._update_every_s else None
+
+    def _clear_after_s(self, code: TechnicalCode, now_ns: int) -> float:
+        """Return how long a condition must be gone: longer the more often it has come of late."""
+        usual_s = self._rules[code].clear_after_s
+        raises = sum(0 <= now_ns - at_ns < HOUR_NS for at_ns in self._raised_ns.get(code, ()))
+        if raises <= FREE_RAISES:
+            return usual_s
+        return min(max(usual_s, 1.0) * 2.0 ** (raises - FREE_RAISES), max(usual_s, HELD_S))
 
     def _event(
         self, code: TechnicalCode, track: _Track, state: State, moment: Moment, quality: float | None
@@ -238,6 +257,8 @@ class TechnicalAlerts:
             reason=None,
         )
         track.last, track.since_event_s = event, 0.0
+        if state is State.RAISED:
+            self._raised_ns.setdefault(code, deque(maxlen=REMEMBERED_RAISES)).append(moment.now_ns)
         return event
 
     def _blank(self, code: TechnicalCode, onset: Point, moment: Moment) -> AlertEvent:

@@ -23,6 +23,8 @@ from edge.stream.assembler import Assembler, AssemblerLimits, Position
 from edge.stream.runs import Hold, Reset, Run
 from edge.stream.wire import Chunk, Layout, decode, encode_msgpack
 
+CHUNKS_MISSED = 2
+"""A device of long chunks is silent when it could have sent so many."""
 VOTES = "votes"
 """What the votes are called in a snapshot."""
 
@@ -95,6 +97,10 @@ class DeviceStream:
             return self.waiting[0].arrived_s
         except IndexError:
             return None
+
+    def silent_after_s(self, at_least_s: float) -> float:
+        """Return how long nothing may come: longer of a device whose chunks are further apart."""
+        return max(at_least_s, CHUNKS_MISSED * self.chunk_s)
 
     def is_uneventful(self, silent_since_s: float) -> bool:
         """Whether there is nothing to look after: thousands of streams are asked this every second."""

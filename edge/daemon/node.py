@@ -244,6 +244,7 @@ class Node:
     def _note_connection(self, state: ConnectionState) -> None:
         connected = state is ConnectionState.CONNECTED
         self.metrics.connected.set(connected)
+        self._streams.note_connection(connected)
         if connected:
             self._connections += 1
             self.metrics.reconnects.inc(self._connections > 1)

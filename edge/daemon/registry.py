@@ -91,9 +91,12 @@ class Registry:
             self.enqueue(stream)
 
     def _make_room(self, now_s: float) -> DeviceStream:
-        idle = [stream for stream in self._streams.values() if not stream.in_flight]
-        oldest = min(idle, key=lambda stream: stream.last_arrival_s, default=None)
-        if oldest is None or now_s - oldest.last_arrival_s < self.silent_after_s:
+        silent = [
+            stream for stream in self._streams.values()
+            if not stream.in_flight and now_s - stream.last_arrival_s >= stream.silent_after_s(self.silent_after_s)
+        ]  # fmt: skip
+        oldest = min(silent, key=lambda stream: stream.last_arrival_s, default=None)
+        if oldest is None:
             raise PayloadError(TOO_MANY_STREAMS, f"{self.max_streams} streams are followed and none is silent")
         self.remove(oldest.device)
         return oldest

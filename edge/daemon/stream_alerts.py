@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edge.alerts.decide import ClassAlerts
 from edge.alerts.events import AlertEvent, Model, Moment, Point, Reason
 from edge.alerts.policy import AlertPolicy
-from edge.alerts.technical import TechnicalAlerts, TechnicalCode, codes_of
+from edge.alerts.technical import WITHOUT_SIGNAL, TechnicalAlerts, TechnicalCode, codes_of
 from edge.monitor.engine import HopScore
 from edge.monitor.path import Hop
 from edge.runtime.manifest import Manifest
@@ -49,9 +49,18 @@ class StreamAlerts:
         events = self.technical.observe_hop(moment, present, self._hop_s, quality.score)
         return [*events, *self.classes.step(moment, score.probabilities, quality, score.ready)], quality
 
-    def poll(self, moment: Moment, present: set[TechnicalCode], elapsed_s: float) -> list[AlertEvent]:
-        """Take what is known without a hop: silence, overload, unfit leads."""
-        return self.technical.observe_stream(moment, present, elapsed_s)
+    def poll(
+        self, moment: Moment, present: set[TechnicalCode], elapsed_s: float, decided: bool = False
+    ) -> list[AlertEvent]:
+        """Take what is known without a hop: silence, overload, unfit leads.
+
+        `decided` says that the session is the device's own word, and that no hop is left that anything waits for.
+        """
+        events = self.technical.observe_stream(moment, present, elapsed_s)
+        if WITHOUT_SIGNAL & present:
+            ended = self.classes.end_foreign(moment.session) if decided else []
+            events += [*ended, *self.classes.keep(moment.now_ns)]
+        return events
 
     def is_open(self, code: TechnicalCode) -> bool:
         """Whether a technical condition stands."""

@@ -30,8 +30,6 @@ POLL_S = 0.25
 """How often streams that miss a chunk are asked whether it is overdue."""
 LOOK_S = 1.0
 """How often all streams are looked at, unless silence shall be noticed sooner; of thousands it takes milliseconds."""
-CHUNKS_MISSED = 2
-"""A device of long chunks is silent when it could have sent so many."""
 STALL_S = POLL_S
 """A poll that is so late says that the process stood still: what a stream waits for may be in the socket, unread."""
 CATCH_UP_SHARE = 2.0
@@ -104,6 +102,8 @@ class StreamKeeper:
         self.dropped_samples = 0
         self.listening = True
         """Whether chunks are taken: while they are not, silence says nothing."""
+        self._connected_s: float | None = None
+        """Since when the broker has been there: before that no device could be heard."""
         self._caught_up_s = clock.monotonic_s()
         """When what came while the process stood still has been read: it is no silence of the devices."""
 
@@ -127,6 +127,10 @@ class StreamKeeper:
             self._outgoing.take(events)
             await self._release_given_up()
 
+    def note_connection(self, connected: bool) -> None:
+        """The broker is there, or gone."""
+        self._connected_s = self._clock.monotonic_s() if connected else None
+
     def _poll_incomplete(self, now_s: float) -> None:
         """Let streams that miss a chunk give up on it when it is overdue."""
         for stream in tuple(self._registry.incomplete):
@@ -149,7 +153,7 @@ class StreamKeeper:
             events += self._judge(stream, now_s, elapsed_s)
             if stream.assembler.counters.eventful or stream.dropped_samples:
                 self._count(stream)
-            kept_s = max(self._factory.config.evict_after_s, self._silent_after_s(stream))
+            kept_s = stream.silent_after_s(self._factory.config.evict_after_s)
             if now_s - stream.last_arrival_s > kept_s and not stream.in_flight:
                 self._registry.remove(stream.device)
                 events += self.give_up(stream)
@@ -206,23 +210,22 @@ class StreamKeeper:
         if not present and stream.alerts.technical.calm:
             return []
         moment = stream.moment(self._clock.utc_ns())
-        return [] if moment is None else stream.alerts.poll(moment, present, elapsed_s)
+        decided = stream.heard and not stream.waiting and not stream.in_flight
+        return [] if moment is None else stream.alerts.poll(moment, present, elapsed_s, decided)
 
     def _is_silent(self, stream: DeviceStream, now_s: float) -> bool:
-        """Tell whether nothing has come for too long, and not because nobody listened.
+        """Tell whether nothing has come for too long, and not because nobody listened, or no broker was there.
 
         A silence that was told lasts until something comes.
         """
-        after_s = self._silent_after_s(stream)
+        after_s = stream.silent_after_s(self._factory.config.silent_after_s)
         if now_s - stream.last_arrival_s <= after_s:
             return False
         if stream.alerts.is_open(TechnicalCode.STREAM_SILENT):
             return True
-        return self.listening and now_s >= self._caught_up_s
-
-    def _silent_after_s(self, stream: DeviceStream) -> float:
-        """Return how long nothing may come: longer of a device whose chunks are further apart."""
-        return max(self._factory.config.silent_after_s, CHUNKS_MISSED * stream.chunk_s)
+        if not self.listening or self._connected_s is None or now_s - self._connected_s <= after_s:
+            return False
+        return now_s >= self._caught_up_s
 
     def _note_resets(self, stream: DeviceStream) -> None:
         for reset in stream.resets:

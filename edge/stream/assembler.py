@@ -14,7 +14,7 @@ import numpy as np
 
 from edge.signal.invalid import MISSING
 from edge.signal.leads import is_wanted
-from edge.stream.returns import LATER_NS, Return
+from edge.stream.returns import LATER_NS, RETURN_S, Return
 from edge.stream.runs import Hold, Reset, Run, received, runs_of
 from edge.stream.wire import MAX_TIME_NS, Chunk, Layout
 
@@ -70,6 +70,8 @@ class Position:
     time_ns: int | None = None
     abandoned: int | None = None
     """Where the stream stood before a far jump, in case the jump was one bad index."""
+    jumped_to: int = 0
+    """Where that jump led."""
 
     @property
     def rate_hz(self) -> int:
@@ -103,6 +105,8 @@ class Assembler:
     _pending: dict[int, _Held] = field(default_factory=dict)
     _hole_since_s: float | None = None
     _return: Return | None = None
+    _far_end: int | None = None
+    """Where the chunk ended that the last far jump led to."""
 
     @property
     def held(self) -> list[Chunk]:
@@ -170,9 +174,13 @@ class Assembler:
         expected_ns = position.expected_ns(chunk.index)
         if chunk.time_ns is not None and expected_ns is not None:
             return Reset.REWIND if chunk.time_ns - expected_ns > LATER_NS else None
-        if position.abandoned is not None and 0 <= chunk.index - position.abandoned <= FAR_JUMP_S * chunk.rate_hz:
-            return Reset.REWIND
-        return None
+        return Reset.REWIND if self._was_a_bad_index(chunk, position) else None
+
+    def _was_a_bad_index(self, chunk: Chunk, position: Position) -> bool:
+        """Tell whether a chunk goes on where the stream stood before a far jump: unless it has gone on behind it."""
+        if position.abandoned is None or position.expected - position.jumped_to > RETURN_S * position.rate_hz:
+            return False
+        return 0 <= chunk.index - position.abandoned <= FAR_JUMP_S * chunk.rate_hz
 
     def _has_returned(self, chunk: Chunk, now_s: float) -> bool:
         """Tell whether a device has gone back for good, to an ended session or to an earlier index."""
@@ -190,6 +198,7 @@ class Assembler:
             if chunk.session in self.past_sessions:
                 self.past_sessions.remove(chunk.session)
             self.past_sessions.append(self.position.layout.session)
+            self._far_end = None
         self._pending.clear()
         self._hole_since_s = self._return = None
         self.position = Position(chunk.layout, chunk.index, Hold.of_nothing(len(chunk.leads)))
@@ -243,12 +252,19 @@ class Assembler:
             runs = [self._bridge(chunk, missing), *self._accept(chunk)]
         else:
             self.counters.lost_gaps += 1
-            position.abandoned = position.expected if missing > FAR_JUMP_S * chunk.rate_hz else None
-            if position.abandoned is not None:
-                position.time_ns = None  # what it said may not hold on this side of a wrong index
+            position.abandoned = None
+            if missing > FAR_JUMP_S * chunk.rate_hz:
+                self._jump(chunk, position)
             position.expected = chunk.index
             runs = self._accept(chunk, Reset.GAP)
         return runs + self._release(now_s)
+
+    def _jump(self, chunk: Chunk, position: Position) -> None:
+        """Take note of a far jump; one that goes on where another led is no bad index."""
+        goes_on = self._far_end is not None and 0 <= chunk.index - self._far_end <= FAR_JUMP_S * chunk.rate_hz
+        self._far_end = chunk.end
+        position.abandoned, position.jumped_to = None if goes_on else position.expected, chunk.index
+        position.time_ns = None  # what it said may not hold on this side of a wrong index
 
     def _bridge(self, chunk: Chunk, missing: int) -> Run:
         """Fill a hole with straight lines from the last good values to the next chunk's first."""

@@ -65,6 +65,41 @@ def test_a_late_chunk_is_waited_for_only_so_long():
     assert assembler.counters.duplicates == 1
 
 
+def untimed(second: int) -> Chunk:
+    return chunk(100 * second, 100 * second + 100, samples=SIGNAL[:100])
+
+
+def test_after_a_far_jump_that_was_one_bad_index_the_stream_goes_on_where_it_stood():
+    assembler = Assembler()
+    runs = assembler.push(untimed(0), 0.0) + assembler.push(untimed(500), 1.0)
+    runs += assembler.poll(1.6) + assembler.push(untimed(1), 2.0) + assembler.push(untimed(2), 3.0)
+    assert [(run.index, run.reset) for run in runs] == [
+        (0, Reset.START), (50_000, Reset.GAP), (100, Reset.REWIND), (200, None),
+    ]  # fmt: skip
+
+
+def test_what_was_stored_in_a_long_dropout_does_not_take_a_live_stream_back_again_and_again():
+    assembler, resets = Assembler(), []
+    runs = [run for second in range(60) for run in assembler.push(untimed(second), float(second))]
+    for second in range(150, 240):  # a stored chunk between any two live ones, none with a time
+        runs = assembler.push(untimed(second), second + 0.0) + assembler.poll(second + 0.6)
+        runs += assembler.push(untimed(second - 90), second + 0.6) + assembler.poll(second + 0.9)
+        resets += [run.reset for run in runs if run.reset is not None]
+    assert resets == [Reset.GAP, Reset.REWIND, Reset.GAP]
+    assert assembler.position.expected == 24_000
+
+
+def test_one_late_chunk_of_a_dropout_long_ago_moves_nothing():
+    assembler = Assembler()
+    assembler.push(untimed(0), 0.0)
+    for second in range(100, 110):
+        assembler.push(untimed(second), float(second))
+        assembler.poll(second + 0.6)
+    assert assembler.push(untimed(30), 200.0) == []
+    (run,) = assembler.push(untimed(110), 201.0)
+    assert run.reset is None
+
+
 def test_a_gap_beyond_the_limit_starts_afresh():
     assembler = Assembler(AssemblerLimits(gap_bridge_s=2.0))
     assembler.push(chunk(0, 100), 0.0)

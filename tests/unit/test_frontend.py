@@ -142,6 +142,19 @@ def test_sections_in_c_and_in_numpy_agree_to_the_last_bit_and_so_does_scipy(sos,
         np.testing.assert_array_equal(its_state, expected_state)
 
 
+@pytest.mark.parametrize("run", [filter_sections, filter_sections_numpy])
+def test_the_filter_of_an_electrode_unplugged_comes_to_rest(run):
+    """What has died away is zero, and nothing between: there a processor takes a hundred times as long."""
+    sos = design_bandpass(100, (0.5, 40.0))
+    state = np.random.default_rng(0).normal(size=(len(sos), 1, 2, 1))
+    smallest = []
+    for _ in range(60):
+        run(sos, np.zeros((1, 100, 1)), state)
+        smallest.append(np.abs(state[state != 0.0]).min(initial=1.0))
+    assert not state.any()
+    assert min(smallest) >= 1e-30
+
+
 @given(st.integers(0, 40), st.integers(1, 16), st.integers(0, 2**32 - 1))
 def test_normalisation_in_c_and_in_numpy_agrees_to_the_last_bit(count, leads, seed):
     rng = np.random.default_rng(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import socket
 from collections.abc import Iterator
@@ -140,4 +141,28 @@ def test_silent_clients_hold_only_a_few_places_and_lose_them(
     finally:
         for client in idle:
             client.close()
+        served.stop()
+
+
+def test_clients_that_speak_byte_by_byte_lose_their_places_too(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint_module, "REQUEST_TIMEOUT_S", 0.5)
+    served = HttpEndpoint("127.0.0.1", 0, pipeline.health, pipeline.metrics.render, CONTENT_TYPE)
+    served.start()
+    client = socket.create_connection(("127.0.0.1", served.port), DEADLINE_S)
+    client.settimeout(0.1)
+    try:
+        for byte in itertools.cycle(b"x"):
+            try:
+                client.send(bytes([byte]))
+                if client.recv(1) == b"":
+                    break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+        assert request(served, "/healthz")[0] == 200
+    finally:
+        client.close()
         served.stop()

@@ -143,6 +143,18 @@ def test_the_longest_silent_stream_makes_room():
     assert [stream.device for stream in desk.registry] == ["first", "third"]
 
 
+def test_devices_of_long_chunks_are_not_silent_between_two_of_them_and_keep_their_places():
+    desk = Desk(max_streams=2)
+    desk.intake.max_payload_bytes = 50_000
+    long = chunks_of(patient(60, seed=1), sizes=1000)
+    for at_s in (0.0, 10.0, 20.0):
+        for device in ("first", "second", "third"):
+            desk.clock.now_s = at_s + 9.0 * (device == "third")
+            desk.receive(encode_msgpack(long[int(at_s) // 10]), device)
+    assert desk.evicted == []
+    assert [stream.device for stream in desk.registry] == ["first", "second"]
+
+
 def test_a_stream_that_is_with_the_model_is_not_pushed_out():
     desk = Desk(max_streams=1)
     desk.receive(encode_msgpack(CHUNKS[0]), "busy")

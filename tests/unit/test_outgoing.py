@@ -75,7 +75,8 @@ class Outbox:
     """An outbox that runs, and the parts around it."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.broker, self.clock, self.metrics, self.disk = path, Broker(), Clock(), Metrics(), Disk("disk", 2.0)
+        self.path, self.broker, self.clock, self.metrics = path, Broker(), Clock(), Metrics()
+        self.disk = Disk("disk", 2.0)
         self.store = AlertStore(path, on_dropped=self.metrics.dropped_alerts.inc)
 
     def begin(self) -> None:

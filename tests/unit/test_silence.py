@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import msgspec
 import pytest
 
-from edge.alerts.events import AlertEvent, State
+from edge.alerts.events import AlertEvent, Point, Priority, Reason, State
 from edge.daemon import streams as polling
 from edge.daemon.alert_settings import alert_policy
 from edge.daemon.config import AlertsConfig, StreamsConfig
@@ -17,6 +18,7 @@ from edge.daemon.registry import Registry
 from edge.daemon.snapshots import Snapshot
 from edge.daemon.streams import POLL_S, StreamFactory, StreamKeeper
 from edge.runtime.bundle import load_bundle
+from edge.signal.leads import STANDARD_LEADS
 from edge.stream.wire import Chunk
 from tests.ecg import chunks_of, patient
 from tests.unit.test_intake import StillClock
@@ -26,11 +28,18 @@ SECONDS = chunks_of(patient(60, seed=40))
 SILENT_AFTER_S = 5.0
 
 
+class WallClock(StillClock):
+    """One that tells the time of day, too."""
+
+    def utc_ns(self) -> int:
+        return 10**18 + round(self.now_s * 1e9)
+
+
 class Watch:
     """Streams that are looked at on a clock of the test's, and what was told of them."""
 
     def __init__(self, conditions: Sequence[AlertEvent] = ()) -> None:
-        self.clock, self.events = StillClock(), []
+        self.clock, self.events = WallClock(), []
         config = StreamsConfig(silent_after_s=SILENT_AFTER_S)
         self.factory = StreamFactory(config, MANIFEST, "node", "r", alert_policy(AlertsConfig(), MANIFEST))
         self.factory.remember(list(conditions))
@@ -40,7 +49,9 @@ class Watch:
             self.registry, self.factory, nothing, nothing, nothing, self, self.clock, Metrics()
         )  # fmt: skip
 
-    async def alert(self, events: Sequence[AlertEvent]) -> None:
+        self.keeper.note_connection(True)
+
+    def take(self, events: Sequence[AlertEvent]) -> None:
         self.events += events
 
     def send(self, device: str, chunk: Chunk) -> None:
@@ -102,20 +113,6 @@ def test_short_hiccups_however_many_hide_no_silence(monkeypatch, hiccup_s):
     assert watch.told()[0] is State.RAISED
 
 
-def test_a_slow_disk_hides_no_silence(monkeypatch):
-    watch = Watch()
-    for bed in ("bed-1", "bed-2"):
-        watch.send(bed, SECONDS[0])
-
-    async def slowly(events: Sequence[AlertEvent]) -> None:
-        watch.events += events
-        watch.clock.now_s += 0.3
-
-    watch.alert = slowly
-    watch.run(30, monkeypatch)
-    assert {event.device for event in watch.events} == {"bed-1", "bed-2"}
-
-
 def test_a_device_that_was_silent_before_the_monitor_stood_still_goes_on_being_it(monkeypatch):
     watch = Watch()
     watch.send("bed", SECONDS[0])
@@ -149,6 +146,56 @@ def test_a_monitor_that_no_longer_listens_tells_of_no_silence(monkeypatch):
     watch.keeper.listening = False
     watch.run(20, monkeypatch)
     assert watch.events == []
+
+
+@pytest.mark.parametrize("away", [range(11, 26), range(16)], ids=["an-outage", "a-broker-that-starts-late"])
+def test_while_no_broker_is_there_no_device_is_silent_but_one_that_does_not_come_back_is(monkeypatch, away):
+    watch = Watch()
+    watch.keeper.note_connection(0 not in away)
+    beds = [f"bed-{k}" for k in range(20)]
+
+    def send(second: int) -> None:
+        if second == away[0]:
+            watch.keeper.note_connection(False)
+        if second == away[-1]:
+            watch.keeper.note_connection(True)
+        if second not in away:
+            for bed in beds if second < 11 else beds[1:]:
+                watch.send(bed, SECONDS[second])
+
+    watch.run(29, monkeypatch, send)
+    assert watch.events == []
+    watch.run(10, monkeypatch, send)
+    assert [event.device for event in watch.events] == ([] if away[0] == 0 else ["bed-0"])
+
+
+def open_alert(session: str) -> AlertEvent:
+    """MI, raised in a session of bed's."""
+    at = Point(999, 1)
+    return AlertEvent(
+        id="c1", revision=0, device="bed", session=session, kind="class", class_name="MI", code="mi",
+        state=State.RAISED, priority=Priority.HIGH, probability=0.9, onset=at, at=at, node="node", expires=1,
+    )  # fmt: skip
+
+
+def test_an_alert_of_one_patient_ends_though_the_next_ones_leads_cannot_be_scored(monkeypatch):
+    watch = Watch([open_alert("before")])
+    few = chunks_of(patient(30, seed=42)[:, :11], session="now", leads=STANDARD_LEADS[:11])
+    watch.run(5, monkeypatch, lambda second: watch.send("bed", few[second]))
+    last = [event for event in watch.events if event.code == "mi"][-1]
+    assert (last.state, last.reason, last.session) == (State.CLEARED, Reason.SESSION_ENDED, "before")
+    assert watch.told("unfit_leads") == [State.RAISED]
+
+
+def test_an_alert_of_a_device_that_fell_silent_stays_open_and_does_not_expire(monkeypatch):
+    watch = Watch([open_alert(SECONDS[0].session)])
+    watch.send("bed", SECONDS[0])
+    watch.run(100, monkeypatch)
+    told = [event for event in watch.events if event.code == "mi"]
+    assert {(event.state, event.reason, event.probability) for event in told} == {(State.UPDATED, Reason.FROZEN, 0.9)}
+    assert [event.revision for event in told] == list(range(1, len(told) + 1))
+    assert 3 <= len(told) <= 5
+    assert all(later.expires - earlier.expires > 29e9 for earlier, later in pairwise(told))
 
 
 def snapshot_of(device: str, model_hash: str) -> Snapshot:
@@ -224,5 +271,5 @@ def test_changed_settings_hold_for_the_technical_conditions_of_known_streams(mon
         watch.factory.adjust(stream)
     watch.run(5, monkeypatch)
     assert len(watch.told()) >= 4
-    assert watch.events[-1].expires == 3_000_000_000
+    assert 0 < watch.events[-1].expires - watch.clock.utc_ns() <= 3_000_000_000
     assert POLL_S < 1.0

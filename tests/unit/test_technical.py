@@ -73,6 +73,16 @@ def test_gaps_in_a_row_are_one_condition():
     assert [state for _, state in seen if state is not State.UPDATED] == [State.RAISED]
 
 
+def test_a_contact_that_comes_and_goes_for_an_hour_is_not_told_of_each_time_and_its_repair_within_a_minute():
+    machine = alerts()
+    seen = run(machine, TechnicalCode.LEAD_OFF, [True, True, False, False] * 900 + [False] * 60)
+    told = [state for _, state in seen if state is not State.UPDATED]
+    assert 2 <= len(told) <= 12
+    assert seen[-1][1] is State.CLEARED
+    hour_later = run(machine, TechnicalCode.LEAD_OFF, [True, True, False, False], start=3 * 3600)
+    assert [state for _, state in hour_later] == [State.RAISED, State.CLEARED]
+
+
 def test_a_silent_stream_is_raised_and_cleared_at_once_each_time_under_a_new_id():
     machine, events = alerts(), []
     for poll, silent in enumerate([False, True, False, True, False]):

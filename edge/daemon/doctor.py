@@ -21,12 +21,12 @@ from typing import Literal
 import numpy as np
 
 from edge import __version__
-from edge.alerts.storefile import sqlite_problem
 from edge.daemon.broker_settings import CREDENTIALS_VARIABLE, broker_settings
 from edge.daemon.config import Config
 from edge.daemon.config_file import load_config
 from edge.daemon.paho_transport import PahoTransport
 from edge.daemon.transport import BrokerSettings, ConnectionState
+from edge.database import sqlite_problem
 from edge.errors import ConfigError, EcgEdgeError
 from edge.runtime.base import Runtime
 from edge.runtime.bundle import Bundle, load_bundle

@@ -17,7 +17,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from edge.alerts.storefile import SIDE_FILES
+from edge.database import Schema, open_database, parts_of
 from edge.errors import StorageError
 from edge.stream.wire import Layout
 
@@ -27,6 +27,13 @@ CHECKSUM_BYTES = 4
 DTypeName = Literal["float32", "float64", "int64", "uint8", "bool"]
 DTYPE_NAMES: dict[np.dtype[Any], DTypeName] = {np.dtype(name): name for name in get_args(DTypeName)}
 """NumPy takes microseconds to find out what a type is called."""
+
+SCHEMA = Schema(
+    name="snapshots",
+    version=1,
+    synchronous="NORMAL",
+    tables="CREATE TABLE snapshot (device TEXT PRIMARY KEY, saved_at_ns INTEGER, state BLOB) STRICT;\n",
+)
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -93,15 +100,7 @@ class SnapshotStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with self._errors_told():
-            try:
-                self._database = _open(path)
-            except sqlite3.OperationalError:
-                raise
-            except sqlite3.DatabaseError as error:
-                log.warning("snapshots_damaged", path=str(path), problem=str(error))
-                _remove(path)
-                self._database = _open(path)
+        self._database = open_database(path, SCHEMA, _remove)
 
     def write(self, snapshots: Iterable[Snapshot]) -> int:
         """Replace the rows of these devices, all or none; return how many bytes they are."""
@@ -145,7 +144,7 @@ class SnapshotStore:
     def _errors_told(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, UnicodeError) as error:
             raise StorageError(
                 f"snapshots {self.path}: {error}; check the disk, or remove the file to start without them"
             ) from None
@@ -164,24 +163,7 @@ def unsealed(sealed: bytes) -> bytes:
     return state
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    """Open or create the file; raises sqlite3.DatabaseError when it is damaged."""
-    database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-    try:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = NORMAL")
-        faults = [row[0] for row in database.execute("PRAGMA quick_check(1)")]
-        if faults != ["ok"]:
-            raise sqlite3.DatabaseError(faults[0])
-        database.execute(
-            "CREATE TABLE IF NOT EXISTS snapshot (device TEXT PRIMARY KEY, saved_at_ns INTEGER, state BLOB) STRICT"
-        )
-    except BaseException:
-        database.close()
-        raise
-    return database
-
-
-def _remove(path: Path) -> None:
-    for side in ("", *SIDE_FILES):
-        path.with_name(path.name + side).unlink(missing_ok=True)
+def _remove(path: Path, problem: str) -> None:
+    log.warning("snapshots_damaged", path=str(path), problem=problem)
+    for part in parts_of(path):
+        part.unlink()

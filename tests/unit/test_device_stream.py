@@ -331,6 +331,22 @@ def test_a_damaged_file_of_snapshots_is_begun_anew(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("share", np.linspace(0.0, 1.0, 40, endpoint=False))
+def test_no_flipped_bit_of_the_first_page_keeps_snapshots_from_being_written_and_read(
+    tmp_path: Path, share: float
+) -> None:
+    path = tmp_path / "snapshots.sqlite"
+    SnapshotStore(path).close()
+    page = bytearray(path.read_bytes())
+    used = [at for at in range(4096) if page[at] or 16 <= at < 24]
+    page[used[round(share * len(used))]] ^= 1 << round(share * 1000) % 8
+    path.write_bytes(page)
+    store = SnapshotStore(path)
+    store.write([snapshot_of("a", 1)])
+    assert [s.device for s in store.read(0)] == ["a"]
+    store.close()
+
+
 def test_a_row_that_cannot_be_read_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "snapshots.sqlite"
     store = SnapshotStore(path)

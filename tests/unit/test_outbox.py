@@ -12,11 +12,12 @@ from contextlib import closing
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from edge.alerts.events import AlertEvent, Point, Priority, State
 from edge.alerts.outbox import AlertStore, OutgoingMessage, messages_of
-from edge.alerts.storefile import sqlite_problem
+from edge.database import sqlite_problem
 from edge.errors import StorageError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -176,9 +177,61 @@ def test_a_damaged_file_is_moved_aside_and_a_new_one_begun(path, kind):
     assert moved.read_bytes()[:4096] == damaged[:4096]
 
 
+@pytest.mark.parametrize("byte", [*range(16, 24), 47, *range(56, 64)])
+@pytest.mark.parametrize("bit", [0, 3, 7])
+def test_no_flipped_bit_of_the_header_keeps_the_store_from_being_used(path, byte, bit):
+    flip_and_use(path, byte, bit)
+
+
+@pytest.mark.parametrize("share", np.linspace(0.0, 1.0, 60, endpoint=False))
+def test_no_flipped_bit_of_the_schema_keeps_the_store_from_being_used(path, share):
+    AlertStore(path).close()
+    first_page = path.read_bytes()[:4096]
+    used = [at for at, byte in enumerate(first_page) if byte and at >= 100]
+    flip_and_use(path, used[round(share * len(used))], bit=round(share * 1000) % 8)
+
+
+def flip_and_use(path: Path, byte: int, bit: int) -> None:
+    """Flip a bit of a store's file and see that it can be used: as it is, or begun anew with the old one kept."""
+    store = AlertStore(path)
+    put(store, alert())
+    store.close()
+    whole = bytearray(path.read_bytes())
+    whole[byte] ^= 1 << bit
+    path.write_bytes(whole)
+    store = AlertStore(path)
+    kept = store.open_conditions()
+    put(store, alert(device="bed-2"))
+    assert [event.device for event in store.open_conditions()] == [*(event.device for event in kept), "bed-2"]
+    store.close()
+    assert (kept == [alert()]) != any(path.parent.glob("*damaged*"))
+
+
+def test_a_flipped_bit_in_the_version_costs_nothing(path):
+    store = AlertStore(path)
+    put(store, alert())
+    store.close()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA user_version = 4097")
+    store = AlertStore(path)
+    assert store.open_conditions() == [alert()]
+    store.close()
+
+
+def test_a_store_that_somebody_is_looking_into_is_not_called_damaged(path, monkeypatch):
+    monkeypatch.setattr("edge.database.BUSY_TIMEOUT_S", 0.1)
+    AlertStore(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StorageError, match="locked"):
+            AlertStore(path)
+    assert list(path.parent.glob("*damaged*")) == []
+
+
 def test_a_file_of_a_newer_version_is_left_alone(path):
     AlertStore(path).close()
     database = sqlite3.connect(path)
+    database.execute("CREATE TABLE of_tomorrow (at INTEGER)")
     database.execute("PRAGMA user_version = 99")
     database.close()
     with pytest.raises(StorageError, match="schema 99"):
@@ -357,6 +410,6 @@ def test_a_process_killed_in_the_middle_of_commits_loses_nothing_it_reported_and
 def test_a_sqlite_that_is_too_old_says_so_and_not_that_the_disk_is_full(tmp_path, monkeypatch):
     assert sqlite_problem() is None
     assert "3.34.1" in str(sqlite_problem((3, 34, 1)))
-    monkeypatch.setattr("edge.alerts.storefile.sqlite_problem", lambda: sqlite_problem((3, 36, 0)))
+    monkeypatch.setattr("edge.database.sqlite_problem", lambda: sqlite_problem((3, 36, 0)))
     with pytest.raises(StorageError, match=r"^Python has SQLite 3\.36\.0 here, 3\.37 or newer is needed"):
         AlertStore(tmp_path / "alerts.sqlite")

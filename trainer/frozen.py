@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import update_bn
 
 from trainer.batches import Float32Array
+from trainer.statistics import measure_statistics
 from trainer.transfer import head_of
 
 SETTLING_RECORDS = 512
@@ -32,4 +32,4 @@ def settle(model: nn.Module, signals: Float32Array, samples: int) -> None:
     """
     crops = torch.from_numpy(signals[:SETTLING_RECORDS, :samples])
     batches = torch.tensor_split(crops, max(1, len(crops) // SETTLING_BATCH))
-    update_bn(batches, model, next(model.parameters()).device)
+    measure_statistics(model, batches)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edge.errors import EcgEdgeError
 from edge.runtime.manifest import SignalSpec
 from edge.signal.leads import STANDARD_LEADS
-from trainer.batches import Batch, batches, batches_per_epoch, whole_frames
+from trainer.batches import Batch, batches, batches_per_epoch, random_crops, whole_frames
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.data import Split
 from trainer.distributed import Workers, alone
@@ -43,10 +43,13 @@ from trainer.one_label import each_by_itself, only_single_label
 from trainer.predict import BATCH_RECORDS
 from trainer.preset import Preset, TrainingPreset, same_recipe
 from trainer.progress import progress
+from trainer.statistics import has_statistics, measure_statistics
 from trainer.transfer import start_from
 
 LAST_NAME = "last.pt"
 BEST_NAME = "best"
+STATISTICS_RECORDS = 1024
+"""Batch normalisation of averaged weights is measured on so many records."""
 HISTORY_NAME = "metrics.jsonl"
 
 
@@ -183,8 +186,20 @@ class Trainer:
 
     def evaluated_model(self) -> nn.Module:
         """The model that is kept: of the averaged weights, or of the last ones where nothing is averaged."""
-        wide = self.average.module if self.recipe.average_decay > 0 else self.model
-        return narrowed(self.preset.kind, self.preset.model, wide).to(self.workers.device)
+        averaged = self.recipe.average_decay > 0
+        wide = self.average.module if averaged else self.model
+        model = narrowed(self.preset.kind, self.preset.model, wide).to(self.workers.device)
+        if averaged and not self.recipe.frozen and has_statistics(model):
+            measure_statistics(model, self._plain_crops())
+        return model
+
+    def _plain_crops(self) -> Iterator[Tensor]:
+        """Yield crops of some training records as they are, always the same ones."""
+        rng, records = np.random.default_rng(self.seed), len(self.train.signals)
+        rows = rng.permutation(records)[:STATISTICS_RECORDS]
+        crop = whole_frames(self.recipe.crop_s, self.signal.rate_hz, 1)
+        for part in np.array_split(rows, max(1, len(rows) // BATCH_RECORDS)):
+            yield torch.from_numpy(random_crops(self.train.signals, part, crop, rng))
 
     def kept_logits(self, signals: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what the kept model says of whole records, (records, classes), each class by itself."""

@@ -335,6 +335,24 @@ def test_averaged_weights_are_what_is_kept(trainer_in, tmp_path):
     assert not torch.equal(kept[head], trainer.model.state_dict()[head])
 
 
+def test_batch_normalisation_of_averaged_weights_has_the_statistics_of_what_they_compute(trainer_in, tmp_path):
+    """Those of training, averaged along, would be of no weights at all: after few steps mostly of the random ones."""
+    preset = load_preset("ssl-encoder")
+    small = msgspec.structs.replace(preset, model=dataclasses.replace(preset.model, width=8))
+    trainer = trainer_in(tmp_path / "run", with_training(small, average_decay=0.998, epochs=1, batch_size=4, passes=4))
+    trainer.run()
+    kept = load_checkpoint(tmp_path / "run" / BEST_NAME).model.eval()
+    norms = [module for module in kept.modules() if isinstance(module, torch.nn.BatchNorm1d)]
+    seen = {}
+    for norm in norms:
+        norm.register_forward_pre_hook(lambda module, inputs: seen.__setitem__(module, inputs[0].mean((0, 2))))
+    with torch.inference_mode():
+        kept(torch.from_numpy(trainer.train.signals))
+    assert len(seen) == len(norms) > 3
+    for norm, mean in seen.items():
+        torch.testing.assert_close(norm.running_mean, mean, rtol=1e-3, atol=1e-4)
+
+
 def test_single_label_training_leaves_other_records_out(splits):
     train, _ = splits
     both = train.labels.copy()

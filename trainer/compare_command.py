@@ -22,13 +22,12 @@ from trainer.compare.report import reported
 from trainer.compare.runs import Asked, Run, default_names, run_in, standing, train
 from trainer.compare.table import Comparison, Row, in_order, markdown, notes_on, row_of
 from trainer.distributed import Workers, WorkersError, workers
-from trainer.folds import folds_text, parse_folds
+from trainer.folds import folds_text, parse_folds, tuning_folds
 from trainer.preset import Preset, load_preset
 from trainer.ptbxl import PtbXl, open_ptbxl
 from trainer.report import DATA, DEFAULT_REPLICATES
 from trainer.tasks import relabelled
 from trainer.train_command import with_epochs
-from trainer.tune_command import tuning_folds
 
 if TYPE_CHECKING:
     from edge.cli.parsing import Subparsers

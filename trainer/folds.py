@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from edge.errors import ConfigError
 
 FOLDS = range(1, 11)
+TEST_FOLD = 10
 
 
 def parse_folds(text: str) -> list[int]:
@@ -23,6 +24,14 @@ def parse_folds(text: str) -> list[int]:
             raise argparse.ArgumentTypeError(f"{text!r}: folds go from 1 to 10")
         folds |= set(range(first, last + 1))
     return sorted(folds)
+
+
+def tuning_folds(text: str) -> list[int]:
+    """Return folds that something may be chosen on; for argparse's `type`."""
+    folds = parse_folds(text)
+    if TEST_FOLD in folds:
+        raise argparse.ArgumentTypeError(f"fold {TEST_FOLD} is the test fold: nothing is tuned on it")
+    return folds
 
 
 def refuse_overlap(folds: Sequence[int], tune_folds: Sequence[int]) -> None:

@@ -152,7 +152,8 @@ def fetched(repository: str, **how: Any) -> Path:
     try:
         folder = Path(snapshot_download(repository, allow_patterns=list(FETCHED), **how))
         if not (folder / WEIGHTS_NAME).is_file() and not how.get("local_files_only"):
-            _refuse_pickles(Path(repository), HfApi().list_repo_files(repository, revision=how.get("revision")))
+            names = HfApi().list_repo_files(repository, revision=how.get("revision"), token=how.get("token"))
+            _refuse_pickles(Path(repository), names)
     except (OSError, ValueError) as error:
         raise BundleError(Path(repository), f"cannot be fetched: {str(error).splitlines()[0]}") from None
     return folder

@@ -23,7 +23,6 @@ from trainer.scan import selective_scan
 State = dict[str, Tensor]
 """Carried tensors by name, each (B, …); the names are the ONNX graph's inputs."""
 
-POOL_PREFIX = "pool_"
 """Carried tensors of the window, not of the encoder."""
 
 NEVER = -3.0e38

@@ -180,7 +180,7 @@ def load_preset(name_or_path: str) -> Preset:
         model = model_config(kind, read.model)
     except (msgspec.ValidationError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(str(path), (str(error),)) from None
-    refuse_faults(str(path), kind, read.training, read.pretraining)
+    refuse_faults(str(path), kind, model, read.training, read.pretraining)
     task = read.task
     if task.table:
         task = msgspec.structs.replace(task, table=str(path.parent / task.table))
@@ -216,11 +216,17 @@ def _merged(under: dict[str, Any], over: Any, key: str) -> Any:
     return {**over, **methods}
 
 
-def refuse_faults(source: str, kind: str, recipe: TrainingPreset, plans: Plans) -> None:
+def refuse_faults(source: str, kind: str, model: Any, recipe: TrainingPreset, plans: Plans) -> None:
     """Raise ConfigError for settings that are allowed one by one, but not together."""
-    faults = (*_faults_of_recipe(recipe), *_faults_of_plans(kind, plans))
+    faults = (*_faults_of_layout(model, recipe), *_faults_of_recipe(recipe), *_faults_of_plans(kind, plans))
     if faults:
         raise ConfigError(source, faults)
+
+
+def _faults_of_layout(model: Any, recipe: TrainingPreset) -> Iterator[str]:
+    layout = getattr(model, "layout", "leads")
+    if layout != "leads" and recipe.crop_s != RECORD_S:
+        yield f'[model] layout = "{layout}" shows whole records: [training] crop_s = {RECORD_S:g}'
 
 
 def _faults_of_recipe(recipe: TrainingPreset) -> Iterator[str]:

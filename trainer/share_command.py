@@ -23,6 +23,8 @@ from trainer.hub_card import LICENCE, README_NAME, own_part
 if TYPE_CHECKING:
     from edge.cli.parsing import Subparsers
 
+REPLACED = ["*.onnx", "plots/*"]
+"""What of an earlier bundle a new one may not have: the rest is written over."""
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -46,6 +48,7 @@ def add_parser(subparsers: Subparsers) -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--to", metavar="DIR|user/repo", help="where it goes; what was shared there before is replaced")
     where.add_argument("--from", dest="source", metavar="DIR|user/repo", help="where it comes from")
+    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of the repository, with --from")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the bundle to make, with --from")
     parser.add_argument("--licence", default=LICENCE, metavar="SPDX", help="of the weights (default: %(default)s)")
     parser.add_argument("--public", action="store_true", help="let everybody see a repository that is new")
@@ -104,7 +107,8 @@ def replaced(folder: Path, marker: str) -> Iterator[Path]:
 def _pushed(model: EcgClassifier, repository: str, card: dict[str, str], private: bool) -> str:
     """Upload through the mixin and return the address; what the hub refuses is one line."""
     try:
-        return str(model.push_to_hub(repository, private=private, model_card_kwargs=card))
+        url = model.push_to_hub(repository, private=private, model_card_kwargs=card, delete_patterns=REPLACED)
+        return str(url)
     except (OSError, ValueError) as error:
         raise BundleError(Path(repository), f"cannot be uploaded: {str(error).splitlines()[0]}") from None
 
@@ -112,7 +116,13 @@ def _pushed(model: EcgClassifier, repository: str, card: dict[str, str], private
 def _take(args: argparse.Namespace) -> int:
     if args.out is None or args.bundle is not None:
         raise ConfigError("share", ("--from needs --out DIR for the bundle it makes, and no BUNDLE",))
-    shared = shared_bundle(fetched(args.source) if is_repository(args.source) else Path(args.source))
+    if is_repository(args.source):
+        folder = fetched(args.source, revision=args.revision)
+    elif args.revision is not None:
+        raise ConfigError("share", ("--revision is of a repository of the hub, not of a folder",))
+    else:
+        folder = Path(args.source)
+    shared = shared_bundle(folder)
     EcgClassifier.of_bundle(shared)
     with replaced(args.out, MANIFEST_NAME) as new:
         _write_bundle(shared, new)

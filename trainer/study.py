@@ -143,7 +143,7 @@ def changed(base: Preset, name: str, changes: Changes) -> Preset:
         pretraining = msgspec.convert(plans, Plans)
     except msgspec.ValidationError as error:
         raise ConfigError(name, (str(error),)) from None
-    refuse_faults(name, base.kind, training, pretraining)
+    refuse_faults(name, base.kind, model, training, pretraining)
     return msgspec.structs.replace(base, model=model, signal=signal, training=training, pretraining=pretraining)
 
 

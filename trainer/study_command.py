@@ -19,7 +19,7 @@ from edge.cli.parsing import add_command
 from edge.errors import ConfigError
 from trainer.cli import any_seed, n_epochs, n_records
 from trainer.distributed import refuse_several
-from trainer.folds import folds_text, parse_folds, refuse_overlap
+from trainer.folds import folds_text, parse_folds, refuse_overlap, tuning_folds
 from trainer.preset import load_preset
 from trainer.pretrain_command import report as report_pretraining
 from trainer.study import Study, load_study, pretrained, run_variant, table_of, variants_of
@@ -52,7 +52,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a PTB-XL root")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the runs stand")
     parser.add_argument("--folds", type=parse_folds, default="1-8", help="folds to train on (default: 1-8)")
-    parser.add_argument("--tune-folds", type=parse_folds, default="9", help="folds to measure on (default: 9)")
+    parser.add_argument("--tune-folds", type=tuning_folds, default="9", help="folds to measure on (default: 9)")
     parser.add_argument("--soft-labels", type=Path, nargs="+", default=[], metavar="FILE", help="see `train`")
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help="these variants only (default: all)")
     parser.add_argument("--seeds", type=any_seed, nargs="+", metavar="N", help="these seeds (default: the study's)")

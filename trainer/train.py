@@ -16,7 +16,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from edge.errors import EcgEdgeError
+from edge.errors import ConfigError, EcgEdgeError
 from edge.runtime.manifest import SignalSpec
 from edge.signal.leads import STANDARD_LEADS
 from trainer.batches import Batch, batches, batches_per_epoch, random_crops, whole_frames
@@ -92,6 +92,8 @@ class Trainer:
         self.identity = run_identity(seed, self.train, self.tune)
         self.positive_weight = positive_weights(self.train.labels, self.recipe, self.workers.device)
         model = build_model(preset.kind, with_outputs(preset.model, self.targets.shape[1]))
+        if has_statistics(model) and min(self.recipe.batch_size, len(self.train.signals)) < 2:
+            raise ConfigError(preset.name, ("batch normalisation needs two records in a batch at least",))
         if start is not None:
             start_from(model, start)
         self.model = self.workers.placed(model)
@@ -208,8 +210,7 @@ class Trainer:
     def _logits(self, model: nn.Module, signals: NDArray[np.float32]) -> NDArray[np.float32]:
         crop_samples = whole_frames(self.recipe.crop_s, self.signal.rate_hz, 1)
         starts = range(0, len(signals), BATCH_RECORDS)
-        with self._mixed_precision():
-            parts = [record_logits(model, signals[start : start + BATCH_RECORDS], crop_samples) for start in starts]
+        parts = [record_logits(model, signals[start : start + BATCH_RECORDS], crop_samples) for start in starts]
         return each_by_itself(np.concatenate(parts), self.recipe)
 
     def _mixed_precision(self) -> torch.autocast:

@@ -23,7 +23,7 @@ from trainer.cli import any_seed, n_epochs, n_records, n_threads
 from trainer.data import prepared
 from trainer.distributed import Workers, workers
 from trainer.filters import st_shift_text
-from trainer.folds import folds_text, parse_folds, refuse_overlap
+from trainer.folds import folds_text, parse_folds, refuse_overlap, tuning_folds
 from trainer.history import Epoch
 from trainer.preset import Preset, load_preset
 from trainer.scan import implementation_name
@@ -57,7 +57,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--preset", default="streaming", help="a preset's name or a TOML file (default: streaming)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the run stands")
     parser.add_argument("--folds", type=parse_folds, default="1-8", help="folds to train on (default: 1-8)")
-    parser.add_argument("--tune-folds", type=parse_folds, default="9", help="folds to choose weights on (default: 9)")
+    parser.add_argument("--tune-folds", type=tuning_folds, default="9", help="folds to choose weights on (default: 9)")
     parser.add_argument(
         "--soft-labels", type=Path, nargs="+", default=[], metavar="FILE",
         help="probabilities of other models to learn from (see cross-validate), for presets with soft_label_share",

@@ -21,7 +21,7 @@ from edge.errors import BundleError
 from edge.runtime.bundle import Bundle, load_bundle, write_manifest
 from edge.runtime.manifest import Manifest
 from edge.runtime.select import open_runtime
-from trainer.folds import folds_text, parse_folds
+from trainer.folds import TEST_FOLD, folds_text, tuning_folds
 from trainer.predict import TABLE_HELP, cached_logits, labels_of, open_labelled
 from trainer.ptbxl import PtbXl
 from trainer.report import DATA, DEFAULT_REPLICATES, Measurement, figures_table, measure, sheet_table
@@ -34,7 +34,6 @@ from trainer.tune import CrossFit, cross_fit, tune, with_f1_thresholds
 if TYPE_CHECKING:
     from edge.cli.parsing import Subparsers
 
-TEST_FOLD = 10
 ECE_LIMIT = 0.03
 SEED = 0
 
@@ -75,14 +74,6 @@ def add_parser(subparsers: Subparsers) -> None:
     )  # fmt: skip
     parser.add_argument("--table", type=Path, metavar="FILE", help=TABLE_HELP)
     parser.add_argument("--plots", type=Path, metavar="DIR", help="write the trade-off curves here")
-
-
-def tuning_folds(text: str) -> list[int]:
-    """Return folds that may be tuned on; for argparse's `type`."""
-    folds = parse_folds(text)
-    if TEST_FOLD in folds:
-        raise argparse.ArgumentTypeError(f"fold {TEST_FOLD} is the test fold: nothing is tuned on it")
-    return folds
 
 
 @dataclass(frozen=True)

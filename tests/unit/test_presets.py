@@ -111,6 +111,7 @@ def test_every_preset_of_the_package_is_in_the_list_above():
         ("[task]\nlabels = 'diagnoses'\n", "diagnoses"),
         ("[task]\nmin_likelihood = 200\n", "min_likelihood"),
         ("[model]\nkind = 'resnet1d-wang'\nlayout = 'print'\n", "layout"),
+        ("[model]\nkind = 'resnet1d-wang'\nlayout = 'print_3x4'\n[training]\ncrop_s = 2.5\n", "shows whole records"),
         ("base = 'nothing'\n", "no preset nothing"),
         ("base = 'streaming-distilled'\n", "name that one"),
         ("base = 'tiny'\ntraining = 5\n", "training"),

@@ -196,22 +196,22 @@ def test_a_repository_comes_as_its_snapshot(share, shared, tmp_path, monkeypatch
     asked = {}
 
     def snapshot(repository, allow_patterns, **how):
-        asked.update(repository=repository, patterns=allow_patterns)
+        asked.update(repository=repository, patterns=allow_patterns, **how)
         return str(shared)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(trainer.hub, "snapshot_download", snapshot)
 
-    share("--from", "user/tiny", "--out", "back")
+    share("--from", "user/tiny", "--revision", "v2", "--out", "back")
 
-    assert asked["repository"] == "user/tiny"
+    assert (asked["repository"], asked["revision"]) == ("user/tiny", "v2")
     assert not any(pattern.endswith(trainer.hub.PICKLES) for pattern in asked["patterns"])
     assert load_bundle(tmp_path / "back").manifest.name == "tiny"
 
 
 def test_a_repository_of_pickles_is_refused_without_fetching_one(refusal, tmp_path, monkeypatch):
     class Hub:
-        def list_repo_files(self, repository, revision=None):
+        def list_repo_files(self, repository, revision, token):
             return ["config.json", "pytorch_model.bin"]
 
     monkeypatch.chdir(tmp_path)
@@ -245,8 +245,8 @@ def test_a_push_uploads_the_same_files_and_is_private_unless_asked(
             uploaded["private"] = private
             return type("Url", (), {"repo_id": repo_id})
 
-        def upload_folder(self, folder_path, **_):
-            uploaded["files"] = contents(Path(folder_path))
+        def upload_folder(self, folder_path, delete_patterns, **_):
+            uploaded.update(files=contents(Path(folder_path)), replaced=delete_patterns)
             return "https://hub.example/user/tiny"
 
     monkeypatch.chdir(tmp_path)
@@ -255,10 +255,13 @@ def test_a_push_uploads_the_same_files_and_is_private_unless_asked(
     result = share(bundles["recurrent"].path, "--to", "user/tiny", *words)
 
     assert result["url"] == "https://hub.example/user/tiny"
-    assert uploaded == {"private": private, "files": contents(shared)}
+    assert uploaded == {"private": private, "files": contents(shared), "replaced": ["*.onnx", "plots/*"]}
 
 
 def test_what_does_not_go_together_is_refused(refusal, bundles):
     assert "--from needs --out" in refusal("--from", "hub")
     assert "no BUNDLE" in refusal(bundles["recurrent"].path, "--from", "hub", "--out", "back")
     assert "--out belongs to --from" in refusal("--to", "hub", "--out", "back")
+    assert "--revision is of a repository" in refusal(
+        "--from", bundles["recurrent"].path, "--revision", "v2", "--out", "back"
+    )

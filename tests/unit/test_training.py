@@ -335,6 +335,12 @@ def test_averaged_weights_are_what_is_kept(trainer_in, tmp_path):
     assert not torch.equal(kept[head], trainer.model.state_dict()[head])
 
 
+def test_a_batch_of_one_record_is_refused_where_it_has_no_statistics(trainer_in, tmp_path):
+    preset = with_training(load_preset("resnet1d-wang"), batch_size=1)
+    with pytest.raises(ConfigError, match="two records"):
+        trainer_in(tmp_path / "run", preset)
+
+
 def test_batch_normalisation_of_averaged_weights_has_the_statistics_of_what_they_compute(trainer_in, tmp_path):
     """Those of training, averaged along, would be of no weights at all: after few steps mostly of the random ones."""
     preset = load_preset("ssl-encoder")

@@ -74,6 +74,7 @@ def reported(
     single = is_single_label(run.preset.training)
     if single:
         rows = rows[labels_of(bundle, data, rows).sum(1) == 1]
+    labels = labels_of(bundle, data, rows)
     folder = run.folder / REPORT_FOLDER
     facts = [
         FORMAT,
@@ -81,6 +82,8 @@ def reported(
         run.epochs,
         list(folds),
         data.ecg_ids[rows].tolist(),
+        hashlib.sha256(np.packbits(labels > 0).tobytes()).hexdigest(),
+        [msgspec.to_builtins(claim) for claim in run.preset.claims],
         replicates,
         *([SOFTMAX_NOTE] if single else []),
     ]

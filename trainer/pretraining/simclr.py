@@ -30,19 +30,19 @@ class SimClr(Method):
     def loss(self, batch: Batch) -> tuple[Tensor, float]:
         with self.given.mixed_precision():
             projected = self.projector(features_of(self.network, batch.crops))
-        logits, partners = partner_logits(projected.float(), self.plan.temperature)
-        return F.cross_entropy(logits, partners), float((logits.argmax(1) == partners).float().mean())
+        return nt_xent(projected.float(), self.plan.temperature)
 
 
-def nt_xent(projected: Tensor, temperature: float) -> Tensor:
-    """The normalised-temperature cross-entropy of views (2B, D), all records' first views and then their second ones.
+def nt_xent(projected: Tensor, temperature: float) -> tuple[Tensor, float]:
+    """Return the normalised-temperature cross-entropy of views (2B, D), and which share of them found their other one.
 
-    Equation 1, averaged over all 2B views.
+    All records' first views stand before their second ones. Equation 1, averaged over all 2B views.
     """
-    return F.cross_entropy(*partner_logits(projected, temperature))
+    logits, partners = _partner_logits(projected, temperature)
+    return F.cross_entropy(logits, partners), float((logits.argmax(1) == partners).float().mean())
 
 
-def partner_logits(projected: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _partner_logits(projected: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Return each view's cosine to all others over the temperature (2B, 2B), never itself, and its other view (2B,)."""
     directions = F.normalize(projected, dim=1)
     alike = directions @ directions.T / temperature

@@ -27,6 +27,8 @@ TRAIN = ("train", "--preset", "tiny")
         ((*TRAIN, "--folds", "3-1"), "folds go from 1 to 10"),
         ((*TRAIN, "--folds", "1-9"), "--folds 1-9: fold 9 is among --tune-folds too"),
         ((*TRAIN, "--folds", "1-9", "--tune-folds", "7-9"), "folds 7-9 are among --tune-folds too"),
+        ((*TRAIN, "--folds", "1-8", "--tune-folds", "10"), "fold 10 is the test fold: nothing is tuned on it"),
+        (("study", "labels", "--tune-folds", "9-10"), "fold 10 is the test fold"),
         (("study", "labels", "--folds", "9"), "fold 9 is among --tune-folds too"),
     ],
 )

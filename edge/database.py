@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.errors import StorageError
+from edge.errors import DiskError, StorageError
 
 BUSY_TIMEOUT_S = 5.0
 SIDE_FILES = ("-wal", "-shm")
@@ -40,8 +40,8 @@ def sqlite_problem(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> st
 def open_database(path: Path, schema: Schema, put_away: Callable[[Path, str], object]) -> sqlite3.Connection:
     """Open or create a file; `put_away(path, problem)` takes a damaged one out of the way, and a new one is begun.
 
-    The connection may be used from any thread, by one at a time. Raises StorageError when the file can't be opened or
-    is of a newer version.
+    The connection may be used from any thread, by one at a time. Raises DiskError when the disk is full, read-only or
+    broken, StorageError when the file can't be opened otherwise or is of a newer version.
     """
     problem = sqlite_problem()
     if problem is not None:
@@ -56,7 +56,7 @@ def open_database(path: Path, schema: Schema, put_away: Callable[[Path, str], ob
             return _open(path, schema)
     except (sqlite3.Error, UnicodeError, OSError) as error:
         problem = f"{schema.name} {path}: {error}; its folder must exist, be writable and have space"
-        raise StorageError(problem) from None
+        raise (DiskError if _is_of_the_disk(error, path) else StorageError)(problem) from None
 
 
 def parts_of(path: Path) -> list[Path]:
@@ -71,6 +71,16 @@ def _is_damage(error: Exception, path: Path) -> bool:
     if "readonly" in problem:
         return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
     return not any(words in problem for words in ENVIRONMENT)
+
+
+def _is_of_the_disk(error: Exception, path: Path) -> bool:
+    problem = str(error).lower()
+    if "is full" in problem or "disk i/o" in problem:
+        return True
+    try:
+        return bool(os.statvfs(path.parent).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def _open(path: Path, schema: Schema) -> sqlite3.Connection:

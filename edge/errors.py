@@ -86,6 +86,10 @@ class StorageError(EcgEdgeError):
     """The state directory or a database in it cannot be used."""
 
 
+class DiskError(StorageError):
+    """The disk is full, read-only or broken; what is on it may be whole."""
+
+
 class MissingExtraError(EcgEdgeError):
     """A command whose packages were not installed: a device has none of the trainer's."""
 

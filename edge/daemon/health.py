@@ -32,11 +32,11 @@ class HealthReporter:
     def __init__(
         self, node: str, runtime: Runtime, registry: Registry, streams: StreamKeeper, outgoing: Outgoing,
         transport: Transport, clock: Clock, notifier: Notifier, states: ModelStates,
-        snapshot_problems: Callable[[], list[str]],
+        disk_problems: Callable[[], list[str]],
     ) -> None:  # fmt: skip
         self._node, self._runtime, self._registry, self._streams = node, runtime, registry, streams
         self._outgoing, self._transport, self._clock, self._notifier = outgoing, transport, clock, notifier
-        self._states, self._snapshot_problems = states, snapshot_problems
+        self._states, self._disk_problems = states, disk_problems
         self._started_s = clock.monotonic_s()
         self._published_s: float | None = None
         self._told_healthy: bool | None = None
@@ -109,7 +109,7 @@ class HealthReporter:
             problems.append(f"no broker ({self._transport.problem or 'connecting'})")
         if lag_s >= MAX_LAG_S:
             problems.append(f"samples have waited for {lag_s:.0f} s to be scored")
-        return problems + self._outgoing.problems() + self._snapshot_problems()
+        return problems + self._outgoing.problems() + self._disk_problems()
 
 
 def _in_one_line(picture: dict[str, Any]) -> str:

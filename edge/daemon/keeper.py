@@ -13,6 +13,7 @@ from edge.daemon.metrics import Metrics
 from edge.daemon.model_thread import ModelThread
 from edge.daemon.registry import Registry
 from edge.daemon.snapshots import Snapshot, SnapshotStore
+from edge.daemon.stores import NoSnapshots
 from edge.daemon.troubles import StoreTrouble
 from edge.daemon.workers import Disk
 from edge.errors import StorageError
@@ -38,8 +39,8 @@ class Keeper:
     """Snapshots of all streams. Only streams with nothing waiting are saved; a busy one has its turn later."""
 
     def __init__(
-        self, registry: Registry, runtime: Runtime, model_thread: ModelThread, store: SnapshotStore, disk: Disk,
-        clock: Clock, metrics: Metrics, on_released: Callable[[], None],
+        self, registry: Registry, runtime: Runtime, model_thread: ModelThread, store: SnapshotStore | NoSnapshots,
+        disk: Disk, clock: Clock, metrics: Metrics, on_released: Callable[[], None],
     ) -> None:  # fmt: skip
         """on_released is called when streams that were held still for a snapshot may be scored again."""
         self._registry, self._runtime, self._model_thread = registry, runtime, model_thread

@@ -12,7 +12,6 @@ import msgspec
 import structlog
 
 from edge import __version__
-from edge.alerts.outbox import AlertStore
 from edge.clock import Clock, SystemClock
 from edge.daemon.alert_settings import alert_policy
 from edge.daemon.broker_settings import broker_settings
@@ -27,8 +26,7 @@ from edge.daemon.outgoing import Outgoing
 from edge.daemon.paho_transport import PahoTransport
 from edge.daemon.pipeline import Pipeline
 from edge.daemon.registry import Registry
-from edge.daemon.snapshots import SnapshotStore
-from edge.daemon.state_dir import lock_state_dir
+from edge.daemon.stores import open_stores
 from edge.daemon.streams import StreamFactory, StreamKeeper
 from edge.daemon.systemd import Notifier, Watchdog, watchdog_interval_s
 from edge.daemon.transport import ConnectionState, Message, Subscription, Will
@@ -38,8 +36,6 @@ from edge.runtime.bundle import load_bundle
 from edge.runtime.select import open_or_fall_back
 from edge.stream.topics import WAVE_FILTER, dead_topic, node_status_topic
 
-ALERTS_NAME = "alerts.sqlite"
-SNAPSHOTS_NAME = "snapshots.sqlite"
 DRAIN_DEADLINE_S = 5.0
 SAVE_DEADLINE_S = 15.0
 """What is left of systemd's 30 s for a disk that is slow."""
@@ -64,10 +60,7 @@ class Node:
         self._bundle = load_bundle(config.model.bundle)
         self._runtime = open_or_fall_back(self._bundle, config.model.runtime, config.model.threads)
         self._policy = alert_policy(config.alerts, self._bundle.manifest)
-        self._state_lock = lock_state_dir(config.node.state_dir)
-        dropped = self.metrics.dropped_alerts
-        self._alert_store = AlertStore(config.node.state_dir / ALERTS_NAME, on_dropped=dropped.inc)
-        self._snapshot_store = SnapshotStore(config.node.state_dir / SNAPSHOTS_NAME)
+        self._stores = open_stores(config.node.state_dir, self.metrics.dropped_alerts.inc)
         self._broker = broker_settings(config)
         self._stopping = asyncio.Event()
         self._draining = False
@@ -151,7 +144,7 @@ class Node:
             will=Will(status, _status("offline")),
             birth=lambda: _status("online"),
         )
-        self._outgoing = Outgoing(self._alert_store, self._disk, self._transport, self._clock, self.metrics)
+        self._outgoing = Outgoing(self._stores.alerts, self._disk, self._transport, self._clock, self.metrics)
         self._factory = StreamFactory(config.streams, manifest, config.node.name, self._runtime.name, self._policy)
         self._registry = Registry(config.streams.max_streams, config.streams.silent_after_s, self._factory.make)
         self._pipeline = Pipeline(
@@ -163,7 +156,7 @@ class Node:
             self._registry,
             self._runtime,
             self._model_thread,
-            self._snapshot_store,
+            self._stores.snapshots,
             self._snapshot_disk,
             self._clock,
             self.metrics,
@@ -180,7 +173,7 @@ class Node:
         )  # fmt: skip
         self._health = HealthReporter(
             config.node.name, self._runtime, self._registry, self._streams, self._outgoing, self._transport,
-            self._clock, self._notifier, self._pipeline.states, self._keeper.problems,
+            self._clock, self._notifier, self._pipeline.states, self._disk_problems,
         )  # fmt: skip
 
     def _jobs(self) -> dict[str, Coroutine[Any, Any, object]]:
@@ -205,7 +198,7 @@ class Node:
             self._intake.receive(message)
 
     async def _restore(self) -> int:
-        self._factory.remember(await self._disk.call(self._alert_store.open_conditions))
+        self._factory.remember(await self._disk.call(self._stores.alerts.open_conditions))
         snapshots = await self._keeper.restore(self.config.streams.evict_after_s)
         return await self._streams.restore(snapshots, self._keeper.model_hash)
 
@@ -229,9 +222,7 @@ class Node:
         self._model_thread.close()
         self._disk.close()
         self._snapshot_disk.close()
-        self._alert_store.close()
-        self._snapshot_store.close()
-        self._state_lock.close()
+        self._stores.close()
 
     def _bury(self, report: bytes) -> None:
         with contextlib.suppress(asyncio.QueueFull):
@@ -250,6 +241,9 @@ class Node:
             self.metrics.reconnects.inc(self._connections > 1)
             self._outgoing.retell()
         self._health.connection_changed()
+
+    def _disk_problems(self) -> list[str]:
+        return [*self._stores.problems, *self._keeper.problems()]
 
     def _start_endpoint(self) -> HttpEndpoint | None:
         http = self.config.http

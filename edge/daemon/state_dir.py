@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 from io import FileIO
 from pathlib import Path
 
-from edge.errors import StorageError
+from edge.errors import DiskError, StorageError
 
 LOCK_NAME = "lock"
+OF_THE_DISK = frozenset({errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 
 def lock_state_dir(path: Path) -> FileIO:
     """Make the folder if need be and return its lock, held until it is closed or the process ends, however it does.
 
-    Raises StorageError when it cannot be made or written to, or when another daemon has it: two of them would send
-    every alert twice and overwrite each other's snapshots.
+    Raises DiskError for a disk that is full, read-only or broken; StorageError when the folder cannot be made
+    otherwise, or when another daemon has it: two of them would send every alert twice and overwrite each other's
+    snapshots.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = FileIO(path / LOCK_NAME, "w")
     except OSError as error:
-        raise StorageError(
-            f"state directory {path}: {error.strerror}; set node.state_dir to a writable folder"
-        ) from None
+        kind = DiskError if error.errno in OF_THE_DISK else StorageError
+        raise kind(f"state directory {path}: {error.strerror}; set node.state_dir to a writable folder") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

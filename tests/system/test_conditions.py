@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edge.alerts.events import AlertEvent, Reason
-from edge.daemon.node import ALERTS_NAME
+from edge.daemon.stores import ALERTS_NAME
 from edge.stream.wire import INVALID_SAMPLE, Flags
 from tests.daemon import until
 from tests.ecg import Int16Array, chunks_of, patient

@@ -30,22 +30,24 @@ NEVER_ON = {name: {"on": 1.0, "off": 1.0, "dwell_s": 1.0} for name in ("MI", "ST
 def test_when_the_broker_is_killed_scores_go_on_without_warming_and_every_alert_arrives(
     open_site: OpenSite, alarms: dict[str, Any]
 ) -> None:
-    site = open_site(model=alarms, streams={"silent_after_s": 1.0})
+    site = open_site(model=alarms, streams={"silent_after_s": 1.0}, alerts={"update_every_s": 1.0})
     samples = patient(24, seed=1)
     chunks = chunks_of(samples)
     site.devices.send("bed", chunks[:12])
     site.ward.await_scores("bed", 12)
+    raised = site.ward.await_alert("bed", "stream_silent", "raised")
     _await_database(site.broker._directory / "mosquitto.db")
     site.broker.kill()
     until(lambda: site.daemon.health()[0] == 503, "the daemon's notice of the loss")
-    until(lambda: site.daemon.metric("alerts_total", code="stream_silent", state="raised"), "silence while away")
-    assert site.daemon.metric("outbox_pending") >= 0
+    told = _silences_told(site.daemon)
+    until(lambda: _silences_told(site.daemon) > told + 1, "what is told of the silence while the broker is away")
     site.devices.send("bed", chunks[12:18], wait=False)
     site.broker.start()
     site.devices.send("bed", chunks[18:])
     assert_same_scores(site.ward.await_scores("bed", 24), samples)
-    raised = site.ward.await_alert("bed", "stream_silent", "raised")
-    assert site.ward.await_alert("bed", "stream_silent", "cleared").id == raised.id
+    ended = site.ward.await_alert("bed", "stream_silent", "cleared")
+    assert ended.id == raised.id
+    assert ended.revision > told + 1
     for code in CODES:
         site.ward.await_alert("bed", code, "raised")
     _assert_each_condition_has_one_life(site.ward, "bed")
@@ -170,16 +172,19 @@ def test_a_stream_younger_than_a_hop_is_remembered_too(open_site: OpenSite) -> N
 
 
 def test_alerts_decided_without_a_broker_survive_the_daemon_too(open_site: OpenSite, alarms: dict[str, Any]) -> None:
-    site = open_site(model=alarms, streams={"silent_after_s": 1.0})
+    site = open_site(model=alarms, streams={"silent_after_s": 1.0}, alerts={"update_every_s": 1.0})
     site.devices.send("bed", chunks_of(patient(READY_S)))
     site.ward.await_alert("bed", "mi", "raised")
+    site.ward.await_alert("bed", "stream_silent", "raised")
     _await_database(site.broker._directory / "mosquitto.db")
     site.broker.stop()
-    until(lambda: site.daemon.metric("alerts_total", code="stream_silent", state="raised"), "silence while away")
+    told = _silences_told(site.daemon)
+    until(lambda: _silences_told(site.daemon) > told + 1, "what is told of the silence while the broker is away")
+    told = _silences_told(site.daemon)
     site.daemon.kill()
     site.broker.start()
     site.daemon.start()
-    site.ward.await_alert("bed", "stream_silent", "raised")
+    until(lambda: site.ward.alerts("bed", "stream_silent")[-1].revision >= told, "what was decided without a broker")
     _assert_each_condition_has_one_life(site.ward, "bed")
 
 
@@ -198,6 +203,11 @@ def test_a_lower_limit_of_streams_does_not_keep_a_daemon_from_starting(
     assert site.daemon.metric("streams") <= 1
     for device in ("bed-2", "bed-3"):
         assert site.ward.await_alert(device, "mi", "cleared").reason == "evicted"
+
+
+def _silences_told(daemon: Daemon) -> int:
+    """How often it was told that a silence lasts."""
+    return round(daemon.metric("alerts_total", code="stream_silent", state="updated"))
 
 
 def _assert_each_condition_has_one_life(ward: Ward, device: str, ended: Collection[str] = ()) -> None:

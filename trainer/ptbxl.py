@@ -162,6 +162,7 @@ def _cached_signals(root: Path, table: pd.DataFrame, cache_dir: Path) -> NDArray
             return cached
     cache_dir.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    _remove_left_over(cache_dir)
     try:
         _read_records(root, table["filename_lr"].tolist(), partial, shape)
         partial.replace(path)
@@ -169,6 +170,24 @@ def _cached_signals(root: Path, table: pd.DataFrame, cache_dir: Path) -> NDArray
         partial.unlink(missing_ok=True)
     read: NDArray[np.int16] = np.load(path, mmap_mode="r", allow_pickle=False)
     return read
+
+
+def _remove_left_over(cache_dir: Path) -> None:
+    """Remove what processes that have ended, and could not do so themselves, were writing."""
+    for partial in cache_dir.glob("*.partial"):
+        pid = partial.suffixes[-2].removeprefix(".") if len(partial.suffixes) > 1 else ""
+        if pid.isdecimal() and not _lives(int(pid)):
+            partial.unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def _read_records(root: Path, names: list[str], into: Path, shape: tuple[int, int, int]) -> None:

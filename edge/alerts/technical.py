@@ -165,11 +165,11 @@ class TechnicalAlerts:
     def observe_stream(self, moment: Moment, present: Collection[TechnicalCode], elapsed_s: float) -> list[AlertEvent]:
         """Take the stream conditions at a poll, `elapsed_s` after the last; return what changes.
 
-        Signal conditions end when the signal does. An onset here has the time of the poll: a stream may fall silent
-        twice at one index.
+        Signal conditions end when the signal does. Events here have the time of the poll: a stream may fall silent
+        twice at one index, and does so after its last sample.
         """
-        onset = Point(moment.index, moment.now_ns)
-        events = self._observe(STREAM_CODES, present, elapsed_s, moment, onset, None)
+        here = Point(moment.index, moment.now_ns)
+        events = self._observe(STREAM_CODES, present, elapsed_s, moment, here, None)
         if any(self._tracks[code].last is not None for code in WITHOUT_SIGNAL & self._tracks.keys()):
             events += self._close(SIGNAL_CODES, moment.point, Reason.NO_SIGNAL)
         return events
@@ -197,7 +197,7 @@ class TechnicalAlerts:
         present: Collection[TechnicalCode],
         elapsed_s: float,
         moment: Moment,
-        onset: Point,
+        here: Point,
         quality: float | None,
     ) -> list[AlertEvent]:
         events: list[AlertEvent] = []
@@ -206,9 +206,9 @@ class TechnicalAlerts:
         for code in sorted(watched & (self._tracks.keys() | set(present))):
             track = self._tracks.setdefault(code, _Track())
             track.since_event_s += elapsed_s
-            state = self._next_state(code, track, code in present, elapsed_s, onset, moment.now_ns)
+            state = self._next_state(code, track, code in present, elapsed_s, here, moment.now_ns)
             if state is not None:
-                events.append(self._event(code, track, state, moment, quality))
+                events.append(self._event(code, track, state, moment, here, quality))
             if state is State.CLEARED or (track.last is None and track.present_s == 0.0):
                 del self._tracks[code]
         return events
@@ -240,16 +240,16 @@ class TechnicalAlerts:
         return min(max(usual_s, 1.0) * 2.0 ** (raises - FREE_RAISES), max(usual_s, HELD_S))
 
     def _event(
-        self, code: TechnicalCode, track: _Track, state: State, moment: Moment, quality: float | None
+        self, code: TechnicalCode, track: _Track, state: State, moment: Moment, here: Point, quality: float | None
     ) -> AlertEvent:
         """Make the event and remember it as the condition's last."""
-        last = track.last or self._blank(code, track.onset or moment.point, moment)
+        last = track.last or self._blank(code, track.onset or here, moment)
         event = msgspec.structs.replace(
             last,
             revision=last.revision + 1,
             state=state,
             session=moment.session,
-            at=moment.point,
+            at=here,
             latency_ms=moment.latency_ms,
             quality=quality,
             node=self._node,
@@ -273,6 +273,6 @@ class TechnicalAlerts:
             state=State.RAISED,
             priority=self._rules[code].priority,
             onset=onset,
-            at=moment.point,
+            at=onset,
             node=self._node,
         )

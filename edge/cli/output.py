@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,10 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+OF_THE_OUTPUT = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.ENOTDIR}
+)
+"""What a user can mend who chose where to write."""
 
 
 def emit_json(result: object) -> None:
@@ -45,12 +50,13 @@ def fail(prog: str, message: str) -> int:
 def run_command(prog: str, build: Callable[[], argparse.ArgumentParser], argv: Sequence[str] | None) -> int:
     """Parse the arguments, call `args.run(args)` and return the exit status.
 
-    Expected errors (EcgEdgeError) print one line and exit 2, Ctrl-C exits 130, a reader that went away ends quietly;
-    anything else is a fault of ours and keeps its traceback.
+    Expected errors (EcgEdgeError) and files that cannot be written print one line and exit 2, Ctrl-C exits 130, a
+    reader that went away ends quietly; anything else is a fault of ours and keeps its traceback.
     """
     try:
         args = build().parse_args(argv)
         status: int = args.run(args)
+        sys.stdout.flush()
     except SystemExit as stop:  # argparse has printed its help or its error
         if isinstance(stop.code, str):
             return fail(prog, stop.code)
@@ -62,6 +68,12 @@ def run_command(prog: str, build: Callable[[], argparse.ArgumentParser], argv: S
     except BrokenPipeError:
         _discard_output()
         return EXIT_FAILED
+    except OSError as error:
+        if error.errno not in OF_THE_OUTPUT:
+            raise
+        if error.filename is None:  # no file was named: it is standard output that takes nothing
+            _discard_output()
+        return fail(prog, f"{error.filename or 'what was to be written'}: {error.strerror}")
     return status
 
 

@@ -71,7 +71,7 @@ def add_command(
 
 def positive(text: str) -> float:
     """Read a finite number above 0."""
-    value = float(text)
+    value = _number(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError("must be above 0")
     return value
@@ -79,7 +79,7 @@ def positive(text: str) -> float:
 
 def share(text: str) -> float:
     """Read a part of a whole."""
-    value = float(text)
+    value = _number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError("must lie between 0 and 1")
     return value
@@ -107,3 +107,10 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         if text.startswith("examples:"):
             return super()._fill_text(text, width, indent)
         return argparse.HelpFormatter._fill_text(self, text, width, indent)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None

@@ -64,6 +64,8 @@ class Node:
         self._broker = broker_settings(config)
         self._stopping = asyncio.Event()
         self._draining = False
+        self._at_the_end: dict[str, object] | None = None
+        """How things stood before it said goodbye to its broker."""
         self._connections = 0
         self._assemble()
 
@@ -89,6 +91,7 @@ class Node:
             done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
             notifier.stopping()
             await self._drain()
+            self._at_the_end = self._picture()
         finally:
             await _cancel([*tasks, stopping])
             self._close()
@@ -126,6 +129,9 @@ class Node:
 
     def summary(self) -> dict[str, object]:
         """Return what was done so far; only from the daemon's own loop, or after its end."""
+        return self._at_the_end or self._picture()
+
+    def _picture(self) -> dict[str, object]:
         self._streams.count_all()
         return self._health.picture()
 

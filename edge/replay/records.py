@@ -61,7 +61,9 @@ def read_recording(path: Path) -> Recording:
         leads = tuple(canonical_lead(name) for name in record.sig_name)
     except KeyError as error:
         raise RecordError(f"record {stem}: unit {error} is not a voltage") from None
-    except (OSError, ValueError, TypeError, AttributeError, IndexError) as error:
+    except IndexError:
+        raise RecordError(f"record {stem}: {stem.name}.hea is empty or cut short") from None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise RecordError(f"record {stem} cannot be read: {error}") from None
     if not samples.size:
         raise RecordError(f"record {stem} has no samples")

@@ -117,7 +117,7 @@ def read_file(path: Path, name: str, limit_bytes: int) -> bytes:
                 raise BundleError(path, f"{name} has {status.st_size} bytes, more than the limit of {limit_bytes}")
             content = opened.read(status.st_size + 1)
     except FileNotFoundError:
-        raise BundleError(path, f"{name} is missing") from None
+        raise BundleError(path, f"{name} is missing" if path.is_dir() else "there is no such folder") from None
     except OSError as error:
         raise BundleError(path, f"{name} cannot be read: {error.strerror}") from None
     except ValueError as error:  # a name that no file can have

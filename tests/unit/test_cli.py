@@ -70,6 +70,21 @@ def test_an_expected_error_is_one_line_without_a_traceback(capsys: pytest.Captur
     assert (captured.out, captured.err) == ("", "ecg-edge: error: the broker is away; start it\n")
 
 
+def test_what_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def write(args: object) -> int:
+        (tmp_path / "none" / "picture.png").write_bytes(b"")
+        return 0
+
+    assert run_command("prog", program_that(write), []) == 2
+    assert capsys.readouterr().err == f"prog: error: {tmp_path}/none/picture.png: No such file or directory\n"
+    full = "import sys; from edge.cli import main; sys.exit(main(['check-config', '--sample']))"
+    with Path("/dev/full").open("w") as disk:
+        ended = subprocess.run([sys.executable, "-c", full], stdout=disk, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].endswith("No space left on device")
+    assert "Traceback" not in ended.stderr
+
+
 def test_an_interrupt_is_130_and_a_fault_of_ours_keeps_its_traceback() -> None:
     def interrupted(_: argparse.Namespace) -> int:
         raise KeyboardInterrupt

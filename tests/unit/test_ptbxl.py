@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -86,6 +89,19 @@ def test_a_record_with_a_lead_missing_is_refused(root, tmp_path):
     write_record(root, ROWS[0], samples[:, :11], list(STANDARD_LEADS[:11]))
     with pytest.raises(RecordError, match="V6"):
         open_ptbxl(root, tmp_path / "cache")
+
+
+def test_what_a_killed_process_was_writing_into_the_cache_is_removed_and_nothing_else(root, tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    left_over, in_work = (cache / f"ptbxl-0.npy.{pid}.partial" for pid in (ended.pid, os.getpid()))
+    for path in (left_over, in_work):
+        path.touch()
+    open_ptbxl(root, cache)
+    assert not left_over.exists()
+    assert in_work.exists()
 
 
 def test_the_second_start_maps_the_cache_and_reads_no_record(root, tmp_path, monkeypatch):

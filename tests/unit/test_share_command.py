@@ -168,7 +168,7 @@ def test_a_manifest_that_reaches_out_of_the_folder_is_refused(copy, refusal, tmp
 
 def test_a_folder_that_is_no_shared_model_is_refused(refusal, tmp_path):
     assert "config.json is missing" in refusal("--from", tmp_path, "--out", tmp_path / "out")
-    assert "config.json is missing" in refusal("--from", tmp_path / "none", "--out", tmp_path / "out")
+    assert "there is no such folder" in refusal("--from", tmp_path / "none", "--out", tmp_path / "out")
 
 
 def test_a_folder_with_other_things_in_it_is_not_replaced(refusal, share, bundles, tmp_path):

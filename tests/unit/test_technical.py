@@ -83,6 +83,15 @@ def test_a_contact_that_comes_and_goes_for_an_hour_is_not_told_of_each_time_and_
     assert [state for _, state in hour_later] == [State.RAISED, State.CLEARED]
 
 
+def test_a_silence_begins_at_the_poll_that_finds_it_and_no_event_of_it_is_before():
+    machine, events = alerts(), []
+    for poll, silent in enumerate([True] * 40 + [False]):
+        at = Moment("s1", 700, RATE_HZ, NOON_NS - 5, NOON_NS + poll * 10**9)
+        events += machine.observe_stream(at, {TechnicalCode.STREAM_SILENT} if silent else set(), 1.0)
+    assert [event.state for event in events] == [State.RAISED, State.UPDATED, State.CLEARED]
+    assert [event.at.t - event.onset.t for event in events] == [0, 30 * 10**9, 40 * 10**9]
+
+
 def test_a_silent_stream_is_raised_and_cleared_at_once_each_time_under_a_new_id():
     machine, events = alerts(), []
     for poll, silent in enumerate([False, True, False, True, False]):

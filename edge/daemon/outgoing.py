@@ -208,6 +208,7 @@ class Outgoing:
         now_s = self._clock.monotonic_s()
         for waiting in added:
             self._let_go(self._lanes.add(waiting, now_s))
+            self._wake.set()
         self._limit_memory()
 
     def _note_committed(
@@ -218,7 +219,6 @@ class Outgoing:
         for seq, topic in committed.dropped:
             self._lanes.drop(topic, seq)
         self._dropping = False
-        self._wake.set()
 
     def _limit_memory(self) -> None:
         dropped = [waiting for waiting in self._unstored.beyond(MAX_UNSTORED_MESSAGES) if self._lanes.discard(waiting)]

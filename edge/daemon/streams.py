@@ -124,7 +124,8 @@ class StreamKeeper:
                 events = self._look(now_s, now_s - looked_s)
                 looked_s = now_s
             wake_pipeline()
-            self._outgoing.take(events)
+            if events:
+                self._outgoing.take(events)
             await self._release_given_up()
 
     def note_connection(self, connected: bool) -> None:

@@ -170,6 +170,15 @@ async def test_what_an_earlier_process_left_is_sent_in_order_before_what_comes_n
         assert box.broker.conditions_of("bed-1") in ([1500], [1499, 1500])  # the older may be on its way already
 
 
+async def test_open_conditions_are_told_again_though_nothing_else_happens(tmp_path: Path) -> None:
+    async with outbox_at(tmp_path / "alerts.sqlite", lambda box: box.store.commit([alert(3)], [])) as box:
+        await box.settled()
+        await asyncio.sleep(0.05)  # it is at rest
+        box.outgoing.retell()
+        await eventually(lambda: box.broker.conditions_of("bed-1") == [3], 2.0, "the condition")
+        await box.settled()
+
+
 async def test_what_the_broker_refuses_holds_up_nobody_else(box: Outbox, told: list[Any]) -> None:
     box.broker.refuses = no_log
     devices = [f"bed-{number}" for number in range(150)]

@@ -24,7 +24,7 @@ from trainer.one_label import is_single_label
 from trainer.preset import Preset
 from trainer.ptbxl import PtbXl
 from trainer.targets import SoftLabels, with_targets
-from trainer.train import Trainer, macro_auc
+from trainer.train import Trainer, accuracy, macro_auc, macro_average_precision
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class PartResult:
     """What one training says of the folds it left out, and how well."""
 
     part: Part
-    macro_auc: float
+    figures: dict[str, float]
+    """macro_auc, macro_auprc and accuracy on the held-out folds."""
     ecg_ids: NDArray[np.int64]  # (records,) of the held-out folds
     logits: NDArray[np.float32]  # (records, classes)
     labels: NDArray[np.float32]  # (records, classes)
@@ -76,8 +77,13 @@ def run_part(
     trainer.run(on_epoch=on_epoch)
     logits = trainer.kept_logits(held_out.signals)
     measured = held_out.labels.sum(1) == 1 if is_single_label(preset.training) else np.ones(len(held_out), bool)
-    auc = macro_auc(held_out.labels[measured], logits[measured])
-    return PartResult(part, auc, data.ecg_ids[rows["held_out"]], logits, held_out.labels)
+    asked, said = held_out.labels[measured], logits[measured]
+    figures = {
+        "macro_auc": macro_auc(asked, said),
+        "macro_auprc": macro_average_precision(asked, said),
+        "accuracy": accuracy(asked, said),
+    }
+    return PartResult(part, figures, data.ecg_ids[rows["held_out"]], logits, held_out.labels)
 
 
 def joined(results: Sequence[PartResult], classes: tuple[str, ...]) -> SoftLabels:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge.cli.output import EXIT_OK, emit_json, say
+from edge.cli.output import EXIT_OK, as_json, emit_json, say
 from edge.cli.parsing import add_command
 from trainer.cli import any_seed, n_epochs, n_records
 from trainer.cross_validate import PartResult, joined, parts_of, run_part
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from edge.cli.parsing import Subparsers
 
 
+FIGURES_NAME = "cross_validation.json"
+FIGURES = {"macro_auc": "macro-AUC", "macro_auprc": "macro-AP", "accuracy": "accuracy"}
+
+
 def add_parser(subparsers: Subparsers) -> None:
     """Add `cross-validate`."""
     parser = add_command(
@@ -33,8 +37,8 @@ def add_parser(subparsers: Subparsers) -> None:
         run,
         "train several times, each leaving some folds out",
         "Writes what each training says of the folds it never saw, calibrated on the other trainings' folds, to "
-        f"OUT/{SOFT_LABELS_NAME}, to teach another model with (`train --soft-labels`). Goes on where it was "
-        "interrupted.",
+        f"OUT/{SOFT_LABELS_NAME}, to teach another model with (`train --soft-labels`), and how well each did to "
+        f"OUT/{FIGURES_NAME}. Goes on where it was interrupted.",
         ["ecg-trainer cross-validate --data ptb-xl --preset resnet1d-wang --parts 4 --out runs/teacher"],
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a PTB-XL root")
@@ -64,21 +68,23 @@ def run(args: argparse.Namespace) -> int:
         results.append(run_part(preset, data, part, out, args.seed, facts, args.limit, report))
     joined(results, data.classes).save(args.out / SOFT_LABELS_NAME)
     figures = figures_of(results)
-    say(f"macro-AUC {figures['macro_auc_mean']:.4f} ± {figures['macro_auc_sd']:.4f} over {len(parts)} parts; "
-        f"wrote {args.out / SOFT_LABELS_NAME}")  # fmt: skip
+    result = {**figures, "preset": preset.name, "command": facts["command"], "soft_labels": SOFT_LABELS_NAME}
+    (args.out / FIGURES_NAME).write_text(as_json(result))
+    for name, words in FIGURES.items():
+        say(f"{words} {figures[f'{name}_mean']:.4f} ± {figures[f'{name}_sd']:.4f} over {len(parts)} parts")
+    say(f"wrote {args.out / SOFT_LABELS_NAME} and {FIGURES_NAME} beside it")
     if args.json:
-        emit_json({**figures, "preset": preset.name, "soft_labels": args.out / SOFT_LABELS_NAME})
+        emit_json(result)
     return EXIT_OK
 
 
 def figures_of(results: list[PartResult]) -> dict[str, Any]:
-    """Return each part's figure, their mean and their standard deviation."""
-    aucs = [result.macro_auc for result in results]
-    return {
-        "parts": [{"held_out": result.part.held_out, "macro_auc": result.macro_auc} for result in results],
-        "macro_auc_mean": float(np.mean(aucs)),
-        "macro_auc_sd": float(np.std(aucs, ddof=1)),
-    }
+    """Return each part's figures, their means and their standard deviations."""
+    figures: dict[str, Any] = {"parts": [{"held_out": result.part.held_out, **result.figures} for result in results]}
+    for name in FIGURES:
+        each = [result.figures[name] for result in results]
+        figures[f"{name}_mean"], figures[f"{name}_sd"] = float(np.mean(each)), float(np.std(each, ddof=1))
+    return figures
 
 
 def command_of(args: argparse.Namespace) -> str:

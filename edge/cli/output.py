@@ -26,13 +26,18 @@ OF_THE_OUTPUT = frozenset(
 
 
 def emit_json(result: object) -> None:
-    """Write a result as one JSON object and a newline to standard output.
+    """Write a result as one JSON object and a newline to standard output; see `as_json`."""
+    sys.stdout.write(as_json(result))
+    sys.stdout.flush()
+
+
+def as_json(result: object) -> str:
+    """Return a result as one JSON object and a newline.
 
     Takes dicts, lists, numbers, strings, dataclasses, msgspec structs, paths and NumPy values; a float that is not
     finite becomes null, since JSON has no word for it.
     """
-    sys.stdout.write(msgspec.json.encode(result, enc_hook=_encode_other).decode() + "\n")
-    sys.stdout.flush()
+    return msgspec.json.encode(result, enc_hook=_encode_other).decode() + "\n"
 
 
 def say(message: str) -> None:

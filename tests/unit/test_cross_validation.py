@@ -70,6 +70,10 @@ def test_the_command_answers_for_every_record_and_a_student_learns_from_it(root,
     assert main(asked) == 0
     figures = json.loads(capsys.readouterr().out)
     assert [part["held_out"] for part in figures["parts"]] == [[1], [2], [3]]
+    assert json.loads((out / "cross_validation.json").read_text()) == figures
+    for name in ("macro_auc", "macro_auprc", "accuracy"):
+        each = [part[name] for part in figures["parts"]]
+        assert (figures[f"{name}_mean"], figures[f"{name}_sd"]) == pytest.approx((np.mean(each), np.std(each, ddof=1)))
     taught = load_soft_labels(out / SOFT_LABELS_NAME)
     rows = cached.rows([1, 2, 3])
     assert taught.ecg_ids.tolist() == cached.ecg_ids[rows].tolist()
@@ -130,7 +134,7 @@ def held_out_results(records=2000):
     logits, labels = records_that_lean(records)
     ids = np.random.default_rng(0).permutation(records)
     halves = [slice(None, records // 2), slice(records // 2, None)]
-    return [PartResult(Part([], [], [k]), 0.5, ids[at], logits[at], labels[at]) for k, at in enumerate(halves)]
+    return [PartResult(Part([], [], [k]), {}, ids[at], logits[at], labels[at]) for k, at in enumerate(halves)]
 
 
 def test_soft_labels_are_calibrated_in_the_order_of_the_records():

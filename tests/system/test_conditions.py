@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edge.alerts.events import AlertEvent, Reason
-from edge.daemon.stores import ALERTS_NAME
+from edge.daemon.stores import ALERTS_NAME, SNAPSHOTS_NAME
 from edge.stream.wire import INVALID_SAMPLE, Flags
 from tests.daemon import until
 from tests.ecg import Int16Array, chunks_of, patient
@@ -108,9 +108,16 @@ def test_a_stream_that_falls_silent_is_missed_and_welcomed_back(open_site: OpenS
 def test_a_stream_given_up_ends_its_conditions(open_site: OpenSite) -> None:
     site = open_site(streams={"silent_after_s": 0.3, "evict_after_s": 1.0})
     site.devices.send("bed", chunks_of(patient(2)))
+    until(lambda: _snapshots(site) == ["bed"], "a snapshot")
     raised = site.ward.await_alert("bed", "stream_silent", "raised")
     cleared = site.ward.await_alert("bed", "stream_silent", "cleared")
     assert (cleared.id, cleared.reason) == (raised.id, Reason.EVICTED)
+    until(lambda: _snapshots(site) == [], "the snapshot's removal")
+
+
+def _snapshots(site: Site) -> list[str]:
+    with closing(sqlite3.connect(site.daemon.directory / "state" / SNAPSHOTS_NAME)) as database:
+        return [device for (device,) in database.execute("SELECT device FROM snapshot")]
 
 
 def test_conditions_of_one_session_are_not_carried_into_the_next(open_site: OpenSite, alarms: dict[str, str]) -> None:

@@ -117,3 +117,16 @@ def retained(broker: Any, kind: str) -> list[bytes]:
         topic = f"ecg/v1/edge/{NODE}/{kind}"
         until(lambda: newcomer.payloads(topic), f"the retained {kind}")
         return newcomer.payloads(topic)
+
+
+def test_scores_are_published_only_while_they_are_asked_for(open_site: OpenSite, alarms: dict[str, Any]) -> None:
+    site = open_site(model=alarms, publish={"scores": False})
+    chunks = chunks_of(patient(20))
+    site.devices.send("bed", chunks[:12])
+    site.ward.await_alert("bed", "mi", "raised")
+    until(lambda: site.daemon.metric("scores_total", state="ready") == 3, "the hops")
+    assert site.ward.scores("bed") == []
+    site.daemon.configure(publish={"scores": True})
+    site.daemon.reload()
+    site.devices.send("bed", chunks[12:])
+    assert [score["i"] for score in site.ward.await_scores("bed", 8)] == list(range(1299, 2000, 100))

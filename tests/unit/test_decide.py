@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -366,3 +367,41 @@ def test_a_hop_at_which_nothing_stirs_leaves_a_stream_as_deciding_class_by_class
 
     assert passed_over.events == decided.events
     assert passed_over.alerts.to_state() == decided.alerts.to_state()
+
+
+def test_a_device_that_counts_from_0_again_is_not_silenced_until_it_is_where_it_was():
+    stream = Stream(refractory_s=60.0, update_every_s=30.0)
+    stream.hops(*[0.1] * 500, *[0.9] * 3, *[0.1] * 3)
+    assert stream.states() == [State.RAISED, State.CLEARED]
+    stream.at_s = 0
+    stream.hops(*[0.9] * 3)
+    assert stream.states() == [State.RAISED, State.CLEARED, State.RAISED]
+
+
+def test_after_a_step_back_dwell_begins_anew_and_an_open_condition_is_told_of_at_once():
+    stream = Stream(update_every_s=30.0)
+    stream.hops(*[0.1] * 500, *[0.9] * 2)
+    stream.at_s = 0
+    stream.hops(0.9)
+    assert stream.states() == []
+    stream.hops(0.9, 0.9)
+    stream.hops(*[0.9] * 100)
+    n = len(stream.events)
+    stream.at_s = 0
+    stream.hops(0.9)
+    assert [event.state for event in stream.events[n:]] == [State.UPDATED]
+
+
+def test_a_probability_of_off_itself_does_not_clear():
+    stream = Stream()
+    stream.hops(*[0.9] * 3, *[0.4] * 10)
+    assert State.CLEARED not in stream.states()
+
+
+def test_a_changed_priority_holds_for_what_is_open():
+    stream = Stream()
+    stream.hops(0.9, 0.9, 0.9)
+    assert stream.events[-1].priority is Priority.HIGH
+    stream.alerts.policy = replace(stream.alerts.policy, priorities={"MI": Priority.LOW})
+    stream.hops(0.1, 0.1, 0.1)
+    assert (stream.events[-1].state, stream.events[-1].priority) == (State.CLEARED, Priority.LOW)

@@ -65,7 +65,7 @@ def pair(root, tmp_path_factory):
     surroundings = {"PYTHONPATH": str(Path(__file__).parents[2]), "ECG_EDGE_CACHE": str(root.parent / "cache")}
     done = subprocess.run(
         [*start, *words], env={**os.environ, "OMP_NUM_THREADS": "1", **surroundings},
-        capture_output=True, text=True, check=False, timeout=100,
+        capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return SimpleNamespace(out=folder / "run", said=done.stderr, result=json.loads(done.stdout))

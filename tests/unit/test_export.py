@@ -261,3 +261,16 @@ def with_graph(bundle: Bundle, model: onnx.ModelProto) -> Bundle:
     files = bundle.manifest.files | {ONNX_NAME: sha256_of(bundle.path, ONNX_NAME)}
     write_manifest(bundle.path, msgspec.structs.replace(bundle.manifest, files=files))
     return load_bundle(bundle.path)
+
+
+def test_verify_notices_a_graph_that_forgets_between_hops(tmp_path):
+    bundle = random_bundle(tmp_path / "bundle")
+    model = recurrent_graph(random_model())
+    name = "ssm_0"
+    for node in model.graph.node:
+        node.input[:] = ["forgotten" if each == name else each for each in node.input]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(1, np.float32), "nothing"))
+    model.graph.node.insert(0, onnx.helper.make_node("Mul", [name, "nothing"], ["forgotten"]))
+    onnx_parity = parity_of(verify(with_graph(bundle, model), signals_for(bundle), "beats"), "onnxruntime")
+    assert onnx_parity.cold_max_difference <= TOLERANCE < onnx_parity.stream_max_difference
+    assert not onnx_parity.passed

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from edge.clock import SystemClock
-from edge.daemon.health import HealthReporter, progress_of
+from edge.daemon.health import MAX_LAG_S, HealthReporter, progress_of
 from edge.daemon.metrics import Metrics
 from edge.daemon.model_states import ModelStates
 from edge.daemon.node import _cancel
@@ -129,3 +129,17 @@ def test_progress_is_a_new_batch_or_nothing_to_do():
     assert moved()
     state["busy"] = False
     assert moved()
+
+
+def test_samples_that_wait_too_long_make_it_unwell(reporter):
+    since_s = SystemClock().monotonic_s() - MAX_LAG_S
+    reporter._registry = [SimpleNamespace(waiting_since_s=since_s), SimpleNamespace(waiting_since_s=None)]
+    assert reporter.health().details["problems"] == ["samples have waited for 10 s to be scored"]
+
+
+async def test_while_nothing_changes_health_is_told_again_and_again(reporter, published, monkeypatch):
+    monkeypatch.setattr("edge.daemon.health.STATUS_PERIOD_S", 0.01)
+    monkeypatch.setattr("edge.daemon.health.HEALTH_PERIOD_S", 0.02)
+    task = asyncio.create_task(reporter.run())
+    await until_published(published, 3)
+    await _cancel([task])

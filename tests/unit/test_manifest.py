@@ -13,7 +13,7 @@ from scipy.signal import tf2zpk
 
 from edge.errors import BundleError
 from edge.runtime.bundle import load_bundle, read_manifest, shipped_bundle_path, write_manifest
-from edge.runtime.manifest import Manifest, SignalSpec, StateTensor
+from edge.runtime.manifest import Manifest, OperatingPoint, SignalSpec, StateTensor
 from edge.signal.lead_quality import MIN_HOP_SAMPLES
 from export.precision import add_float16_graph
 from tests.tiny_bundle import tiny_bundle, tiny_manifest
@@ -64,6 +64,22 @@ def test_a_section_settles_where_its_poles_lie_within_the_unit_circle(a1: float,
         ({"state": [StateTensor("a", [1]), StateTensor("a", [2])]}, "state names a tensor twice"),
         ({"files": {"model.onnx": "0" * 64}}, "files of a recurrent bundle must list model.safetensors"),
         ({"files": {"model.safetensors": "0" * 64}}, "files must list model.onnx"),
+        ({"leads": ["X", *SHIPPED.leads[1:]]}, "leads has a name that is not a standard lead"),
+        ({"leads": [SHIPPED.leads[1], *SHIPPED.leads[1:]]}, "leads or classes name one twice"),
+        ({"signal": msgspec.structs.replace(SHIPPED.signal, std_mv=[1.0])}, "signal.mean_mv and std_mv go by lead"),
+        ({"signal": msgspec.structs.replace(SHIPPED.signal, std_mv=[0.0] * 12)}, "signal.std_mv must be positive"),
+        ({"signal": msgspec.structs.replace(SHIPPED.signal, sos=[])}, "signal.sos is empty"),
+        ({"signal": msgspec.structs.replace(SHIPPED.signal, mean_mv=[float("nan")] * 12)}, "a number is not finite"),
+        ({"calibration": msgspec.structs.replace(SHIPPED.calibration, bias=[0.0])}, "calibration needs one per class"),
+        (
+            {"calibration": msgspec.structs.replace(SHIPPED.calibration, scale=[float("inf")] * 5)},
+            "a number is not finite",
+        ),
+        ({"operating_points": {}}, "operating_points must name exactly the classes"),
+        (
+            {"operating_points": SHIPPED.operating_points | {"MI": OperatingPoint(0.5, 0.5, 0.9, 1.0)}},
+            "an operating point has off above on",
+        ),
     ],
 )
 def test_what_cannot_be_right_is_named(changes: dict[str, object], problem: str) -> None:

@@ -25,12 +25,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 GIVEN_BACK = """
+import resource
 import sys
 import torch
 from trainer.memory import give_back_freed_memory, keep_freed_memory
 
 def resident_mb():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
 
 assert keep_freed_memory()
 kept = [torch.ones(1_000_000) for _ in range(100)]  # 4 MB each

@@ -207,6 +207,11 @@ def flip_and_use(path: Path, byte: int, bit: int) -> None:
     assert (kept == [alert()]) != any(path.parent.glob("*damaged*"))
 
 
+def test_a_commit_is_on_the_platter_when_it_returns(store):
+    """Which no killed process can show, only a power cut."""
+    assert store._database.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+
+
 def test_a_flipped_bit_in_the_version_costs_nothing(path):
     store = AlertStore(path)
     put(store, alert())

@@ -173,7 +173,7 @@ async def test_what_an_earlier_process_left_is_sent_in_order_before_what_comes_n
 async def test_open_conditions_are_told_again_though_nothing_else_happens(tmp_path: Path) -> None:
     async with outbox_at(tmp_path / "alerts.sqlite", lambda box: box.store.commit([alert(3)], [])) as box:
         await box.settled()
-        await asyncio.sleep(0.05)  # it is at rest
+        await eventually(lambda: box.outgoing._wake._waiters, what="rest")
         box.outgoing.retell()
         await eventually(lambda: box.broker.conditions_of("bed-1") == [3], 2.0, "the condition")
         await box.settled()
@@ -481,7 +481,7 @@ def disk_that_hangs(box: Outbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     answers, commit = threading.Event(), box.store.commit
 
     def hang(*arguments: Any) -> Any:
-        answers.wait()
+        answers.wait(20.0)
         return commit(*arguments)
 
     monkeypatch.setattr(box.disk, "_patience_s", 0.05)

@@ -187,6 +187,14 @@ def test_an_alert_of_one_patient_ends_though_the_next_ones_leads_cannot_be_score
     assert watch.told("unfit_leads") == [State.RAISED]
 
 
+def test_after_a_restart_an_alert_of_a_session_newer_than_the_snapshot_is_not_taken_for_another_patients(monkeypatch):
+    watch = Watch([open_alert("newer")])
+    kept = msgspec.structs.replace(snapshot_of("bed", MANIFEST.model_hash), saved_at_ns=1)
+    assert asyncio.run(watch.keeper.restore([kept], MANIFEST.model_hash)) == 1
+    watch.run(10, monkeypatch)
+    assert {event.state for event in watch.events if event.code == "mi"} == {State.UPDATED}
+
+
 def test_an_alert_of_a_device_that_fell_silent_stays_open_and_does_not_expire(monkeypatch):
     watch = Watch([open_alert(SECONDS[0].session)])
     watch.send("bed", SECONDS[0])

@@ -14,17 +14,19 @@ from edge.errors import BundleError, ConfigError
 from edge.runtime.manifest import SignalSpec
 from edge.signal.bandpass import CausalBandpass
 from edge.signal.leads import STANDARD_LEADS
+from tests.random_models import random_bundle
 from tests.tiny_ptbxl import rows_of, write_ptbxl
 from trainer.batches import Batch, augmented, batches, batches_per_epoch, mixed, random_crops, whole_frames
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.cli import main
-from trainer.data import Split, fit_signal, load_split, records_mv
+from trainer.data import Split, fit_signal, load_split, prepared, records_mv
 from trainer.kinds import build_model, narrowed, record_logits, with_outputs
 from trainer.mixed_precision import computed_in
 from trainer.model import EcgMamba
 from trainer.networks.resnet import ResnetConfig
 from trainer.objective import learning_rate, loss_of, training_logits
 from trainer.one_label import only_single_label
+from trainer.predict import cached_logits
 from trainer.preset import SignalPreset, TrainingPreset, load_preset
 from trainer.ptbxl import CLASSES, open_ptbxl
 from trainer.train import (
@@ -528,3 +530,33 @@ def test_a_training_that_diverges_says_so_and_keeps_what_stands(trainer_in, tmp_
         trainer.run()
 
     assert not (tmp_path / "run" / LAST_NAME).exists()
+
+
+def test_the_front_end_is_fitted_on_the_records_trained_on_and_no_others(data):
+    rows, others = data.rows([1]), data.rows([9])
+    assert prepared(data, rows, [others], SignalPreset())[0] == fit_signal(data, rows, SignalPreset())
+
+
+def test_the_weights_that_are_kept_are_those_of_the_best_epoch(trainer_in, tmp_path, monkeypatch):
+    figures = iter([0.6, 0.9, 0.7])
+    monkeypatch.setattr("trainer.train.macro_auc", lambda labels, logits: next(figures))
+    trainer, heads = trainer_in(tmp_path / "run", with_training(TINY, epochs=3, average_decay=0.0)), []
+    trainer.run(on_epoch=lambda epoch: heads.append(trainer.model.head.weight.detach().clone()))
+    kept = load_checkpoint(tmp_path / "run" / BEST_NAME).model.state_dict()["head.weight"]
+    assert [torch.equal(kept, head) for head in heads] == [False, True, False]
+
+
+def test_every_step_goes_by_the_schedule_and_decays_by_the_recipe(trainer_in, tmp_path):
+    trainer, rates = trainer_in(tmp_path / "run", with_training(TINY, epochs=2, weight_decay=0.1)), []
+    step = trainer._step
+    trainer._step = lambda batch: (step(batch), rates.append(trainer.optimiser.param_groups[0]["lr"]))[0]
+    trainer.run()
+    assert rates == [learning_rate(k, trainer.steps, trainer.recipe) for k in range(trainer.steps)]
+    assert [group["weight_decay"] for group in trainer.optimiser.param_groups] == [0.1, 0.0]
+
+
+def test_another_model_s_scores_are_not_taken_for_this_one_s(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("ECG_EDGE_CACHE", str(tmp_path / "cache"))
+    rows = data.rows([9])
+    bundles = [random_bundle(tmp_path / str(seed), seed=seed) for seed in (1, 2)]
+    assert not np.allclose(*(cached_logits(bundle, data, rows) for bundle in bundles))

@@ -14,6 +14,7 @@ NAMESPACE = uuid.UUID("3f0b6d52-6c1f-5c07-9d53-0a9d5f2f6b1e")
 """Of the identifiers of conditions; must never change."""
 
 SECOND_NS = 1_000_000_000
+HOUR_NS = 3600 * SECOND_NS
 
 
 class State(str, Enum):

@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from edge.alerts.events import SECOND_NS, Point
+from edge.alerts.events import HOUR_NS, Point
 from edge.errors import StorageError
-
-HOUR_NS = 3600 * SECOND_NS
 
 
 class ClassProgress(msgspec.Struct):

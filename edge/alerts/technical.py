@@ -14,7 +14,7 @@ from enum import Enum
 import msgspec
 
 from edge.alerts.events import (
-    SECOND_NS,
+    HOUR_NS,
     AlertEvent,
     Moment,
     Point,
@@ -94,7 +94,6 @@ def codes_of(issues: Issue) -> frozenset[TechnicalCode]:
     return frozenset(code for issue, code in _CODE_OF_ISSUE.items() if issue & issues)
 
 
-HOUR_NS = 3600 * SECOND_NS
 FREE_RAISES = 3
 REMEMBERED_RAISES = 16
 HELD_S = 60.0

@@ -49,9 +49,7 @@ class StreamAlerts:
         events = self.technical.observe_hop(moment, present, self._hop_s, quality.score)
         return [*events, *self.classes.step(moment, score.probabilities, quality, score.ready)], quality
 
-    def poll(
-        self, moment: Moment, present: set[TechnicalCode], elapsed_s: float, decided: bool = False
-    ) -> list[AlertEvent]:
+    def poll(self, moment: Moment, present: set[TechnicalCode], elapsed_s: float, decided: bool) -> list[AlertEvent]:
         """Take what is known without a hop: silence, overload, unfit leads.
 
         `decided` says that the session is the device's own word, and that no hop is left that anything waits for.

@@ -17,7 +17,7 @@ from trainer.networks.cardionet import CardioNet, CardioNetConfig, WindowLengthE
 from trainer.networks.inception import InceptionConfig
 from trainer.networks.registry import NETWORKS, build_network, config_type
 from trainer.networks.rnn import Lstm, LstmConfig
-from trainer.networks.s4 import DiagonalSsm, DropChannels, S4Config
+from trainer.networks.s4 import DiagonalSsm, DropChannels, S4Config, evenly_spaced_modes, legendre_modes
 from trainer.networks.simple_cnn import SimpleCnn2d, SimpleCnn2dConfig
 from trainer.networks.ssl_encoder import SslEncoder, SslEncoderConfig
 from trainer.networks.xresnet import XresnetConfig, halved
@@ -132,10 +132,11 @@ def test_lstm_features_know_nothing_of_later_samples():
     assert not torch.allclose(before[:, 200:], after[:, 200:])
 
 
+@pytest.mark.parametrize("modes", [evenly_spaced_modes, legendre_modes])
 @pytest.mark.parametrize("samples", [1, 63, 64, 65, 250])
-def test_the_state_space_model_is_its_recurrence_in_both_directions(samples):
+def test_the_state_space_model_is_its_recurrence_in_both_directions(samples, modes):
     torch.manual_seed(0)
-    ssm = DiagonalSsm(channels=3, modes=4, block=64)
+    ssm = DiagonalSsm(3, *modes(4), block=64)
     u, direct = torch.randn(3, 2, samples), torch.randn(3)
     with torch.inference_mode():
         ahead = recurrence(ssm, slice(0, 3), u)
@@ -155,6 +156,29 @@ def recurrence(ssm: DiagonalSsm, scanned: slice, u: torch.Tensor) -> torch.Tenso
         state = decay * state + (decay - 1) / a[:, None] * sample[:, :, None]
         steps.append(2 * (gain * state).sum(2).real)
     return torch.stack(steps, 2)
+
+
+@pytest.mark.parametrize("order", [2, 8, 64])
+def test_legendre_modes_give_back_the_normal_part_of_hippo_legs(order):
+    """Its response from B to B, Bᵀ exp(At) B, is that of the matrix as the paper writes it: A_nk = -√((2n+1)(2k+1))."""
+    n = torch.arange(order, dtype=torch.float64)
+    b = torch.sqrt(2 * n + 1)
+    hippo = -(torch.outer(b, b).tril(-1) + torch.diag(n + 1))
+    normal = hippo + torch.outer(torch.sqrt(n + 0.5), torch.sqrt(n + 0.5))
+    rates, gains = (part.double() for part in legendre_modes(order // 2))
+    assert (torch.diff(rates, prepend=torch.zeros(1)) > 0).all()
+    for t in (0.0, 0.01, 0.1, 0.5):
+        expected = b @ torch.linalg.matrix_exp(normal * t) @ b
+        modes = 2 * gains**2 * torch.exp(torch.complex(torch.full_like(rates, -0.5), rates) * t).real
+        assert modes.sum().item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-3 * order)
+
+
+@pytest.mark.parametrize("init", ["lin", "legs"])
+def test_s4_starts_its_modes_where_it_is_told(init):
+    rates, gains = {"lin": evenly_spaced_modes, "legs": legendre_modes}[init](4)
+    ssm = build_network("s4-ecg", small_config("s4-ecg", modes_init=init, d_model=512)).layers[0].ssm
+    assert torch.equal(ssm.A_imag, rates.expand(1024, 4))
+    assert torch.allclose(ssm.C.square().sum(2).mean(0).sqrt(), gains, rtol=0.1)
 
 
 def test_s4_reads_a_record_in_both_directions():

@@ -2,8 +2,8 @@
 
 What it is exactly: the layout of S4-ECG (Mehari & Strodthoff 2023, arXiv:2211.07579; ACS-BenchWork uses the same), with
 S4D in place of S4: the state matrix is diagonal, without S4's low-rank term, discretised with zero-order hold and
-started as S4D-Lin (Gu et al. 2022, arXiv:2206.11893, sections 3 and 4). Each direction has its own dynamics. 2,186,245
-trainable parameters for five classes with d_state 8.
+started as S4D-Lin or S4D-LegS (Gu et al. 2022, arXiv:2206.11893, sections 3 and 4). Each direction has its own
+dynamics. 2,186,245 trainable parameters for five classes with d_state 8.
 
 The convolution with a layer's kernels is exact and goes by blocks: inside a block as a matrix, which holds both
 directions and the direct path, from block to block by the states that neighbours hand over. Matrix products are all it
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,8 @@ class S4Config(NetworkConfig):
     """Real state variables per channel: half as many complex ones, their conjugates implied."""
     dropout: float = 0.2
     block_samples: int = 64
+    modes_init: Literal["lin", "legs"] = "lin"
+    """Where the modes start: lin, evenly spaced; legs, those of HiPPO-LegS, as the original's, which reach further."""
 
 
 class S4(nn.Module):
@@ -62,7 +65,8 @@ class S4Layer(nn.Module):
     def __init__(self, config: S4Config) -> None:
         super().__init__()
         self.D = nn.Parameter(torch.randn(config.d_model))
-        self.ssm = DiagonalSsm(config.d_model, config.d_state // 2, config.block_samples)
+        rates, gains = STARTING_MODES[config.modes_init](config.d_state // 2)
+        self.ssm = DiagonalSsm(config.d_model, rates, gains, config.block_samples)
         self.drop = DropChannels(config.dropout)
         self.mix = nn.Linear(config.d_model, 2 * config.d_model)
 
@@ -87,17 +91,45 @@ class DropChannels(nn.Module):
         return x * F.dropout(torch.ones_like(x.narrow(over, 0, 1)), self.share)
 
 
-class DiagonalSsm(nn.Module):
-    """A diagonal state-space model of each channel on its own, forward and backward, from states of zero."""
+def evenly_spaced_modes(count: int) -> tuple[Tensor, Tensor]:
+    """S4D-Lin: the imaginary parts πn of the modes' rates (count,), and their inputs' gains |B| (count,), all 1."""
+    return math.pi * torch.arange(count), torch.ones(count)
 
-    def __init__(self, channels: int, modes: int, block: int, dt_min: float = 1e-3, dt_max: float = 0.1) -> None:
+
+def legendre_modes(count: int) -> tuple[Tensor, Tensor]:
+    """S4D-LegS: the same of the normal part of HiPPO-LegS of order 2 · count, in the basis of its eigenvectors.
+
+    HiPPO-LegS is that normal part less a matrix of rank one (Gu et al. 2020, arXiv:2008.07669; 2022, section 3.2). Of
+    each pair of conjugates the one above the real axis is kept, the slowest first.
+    """
+    weights = torch.sqrt(2 * torch.arange(2 * count, dtype=torch.float64) + 1)  # B
+    outer = weights[:, None] * weights / 2
+    skew = outer.triu(1) - outer.tril(-1)  # the normal part, but for real parts of -1/2
+    rates, basis = torch.linalg.eigh(skew * -1j)
+    gains = (basis.mH @ weights.to(basis.dtype)).abs()
+    return rates[count:].float(), gains[count:].float()
+
+
+STARTING_MODES = {"lin": evenly_spaced_modes, "legs": legendre_modes}
+
+
+class DiagonalSsm(nn.Module):
+    """A diagonal state-space model of each channel on its own, forward and backward, from states of zero.
+
+    Its modes start with rates of -1/2 + i · `rates` in units of 1 / dt, their inputs weighed by `gains`.
+    """
+
+    def __init__(
+        self, channels: int, rates: Tensor, gains: Tensor, block: int, dt_min: float = 1e-3, dt_max: float = 0.1
+    ) -> None:
         super().__init__()
         self.block = block
         scanned = 2 * channels  # forward ones before backward ones
         self.log_dt = nn.Parameter(torch.rand(scanned) * math.log(dt_max / dt_min) + math.log(dt_min))
-        self.A_log = nn.Parameter(torch.full((scanned, modes), math.log(0.5)))  # of minus its real part
-        self.A_imag = nn.Parameter(math.pi * torch.arange(modes).repeat(scanned, 1).float())
-        self.C = nn.Parameter(torch.randn(scanned, modes, 2) * math.sqrt(0.5))  # real and imaginary part
+        self.A_log = nn.Parameter(torch.full((scanned, len(rates)), math.log(0.5)))  # of minus its real part
+        self.A_imag = nn.Parameter(rates.repeat(scanned, 1).float())
+        c = torch.randn(scanned, len(rates), 2) * math.sqrt(0.5)  # real and imaginary part
+        self.C = nn.Parameter(c * gains[:, None])  # B in it
 
     def forward(self, u: Tensor, direct: Tensor) -> Tensor:
         """u (M, B, T), direct (M,) → y (M, B, T): both directions' convolutions, and u times `direct`.

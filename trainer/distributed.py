@@ -1,4 +1,4 @@
-"""Training with several processes and on GPUs: `torchrun --nproc-per-node N -m trainer train …`.
+"""Training and pre-training with several processes and on GPUs: `torchrun --nproc-per-node N -m trainer train …`.
 
 Every process draws the same batches and takes its share of each; `DistributedDataParallel` averages the gradients,
 which are then those of one process. The first one alone evaluates, writes and reports. Without torchrun there is one.
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -27,6 +28,7 @@ PATIENCE = timedelta(hours=2)
 """How long processes wait for one another: the first one reads a cache or evaluates while the others have nothing."""
 CPU = torch.device("cpu")
 T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
 
 
 class WorkersError(EcgEdgeError):
@@ -51,7 +53,7 @@ class Workers:
         if self.first:
             say(message)
 
-    def placed(self, model: nn.Module) -> nn.Module:
+    def placed(self, model: M) -> M:
         """Return the model on this process's device.
 
         Batch normalisation of several processes is over the whole batch, by SyncBatchNorm, which PyTorch has for GPUs
@@ -75,13 +77,39 @@ class Workers:
             return step
         return nn.parallel.DistributedDataParallel(step, find_unused_parameters=skips_layers)
 
-    def share(self, batch: Batch) -> Batch:
-        """Return this process's rows of a batch, on its device; raises WorkersError when there are too few for all."""
-        rows = self._rows(len(batch.crops))
-        if rows.start == rows.stop:
-            raise WorkersError(f"a batch of {len(batch.crops)} cannot be shared by {self.count} processes")
-        crops, targets = batch.crops[rows].to(self.device), batch.targets[rows].to(self.device)
-        return replace(batch, crops=crops, targets=targets)
+    def share(self, batch: Batch, views: int = 1) -> Batch:
+        """Return this process's rows of a batch, on its device; raises WorkersError when there are too few for all.
+
+        Of several views, each of which has a row for every record, it is the same records of all.
+        """
+        if len(batch.crops) // views < self.count:
+            raise WorkersError(f"a batch of {len(batch.crops) // views} cannot be shared by {self.count} processes")
+        return replace(batch, crops=self.own(batch.crops, views), targets=self.own(batch.targets, views))
+
+    def own(self, rows: Tensor, views: int = 1) -> Tensor:
+        """Return this process's share of a batch's rows, on its device."""
+        return torch.cat([view[self._rows(len(view))] for view in rows.chunk(views)]).to(self.device)
+
+    def gathered(self, rows: Tensor, views: int = 1) -> Tensor:
+        """Return the rows of a batch that the processes have shares of, in its order, with a gradient to one's own.
+
+        So each process has the loss of the whole batch, and the gradient of its share of it: times `count` they
+        average to the batch's.
+        """
+        if self.count == 1:
+            return rows
+        sizes = self._all(len(rows))
+        padded = F.pad(rows.detach(), (0, 0) * (rows.dim() - 1) + (0, max(sizes) - len(rows))).contiguous()
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        whole = [part[:size] for part, size in zip(parts, sizes, strict=True)]
+        whole[self.rank] = rows
+        chunks = [part.chunk(views) for part in whole]
+        return torch.cat([chunk[view] for view in range(views) for chunk in chunks])
+
+    def total(self, rows: int) -> int:
+        """Return how many rows the processes have together."""
+        return sum(self._all(rows))
 
     def weight(self, batch: Batch) -> float:
         """Return how much the mean loss of this share counts, so that the processes' average is the batch's."""
@@ -108,7 +136,7 @@ class Workers:
 
     def shares(self, joined: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return this process's rows of what `joined` gave."""
-        return {name: tensor[self._rows(len(tensor))].to(self.device) for name, tensor in joined.items()}
+        return {name: self.own(tensor) for name, tensor in joined.items()}
 
     def reseed(self, seed: int, epoch: int) -> None:
         """Give an epoch's dropout numbers of its own in every process and on every GPU, the same when it is run again.
@@ -138,7 +166,7 @@ def alone() -> Workers:
 def refuse_several(command: str) -> None:
     """Raise WorkersError under torchrun with several processes: each would write what the others write."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise WorkersError(f"{command} works in one process; with torchrun there is `ecg-trainer train`")
+        raise WorkersError(f"{command} works in one process; torchrun is for `ecg-trainer train` and `pretrain`")
 
 
 @contextmanager

@@ -16,13 +16,13 @@ from edge.cli.output import EXIT_OK, emit_json, say
 from edge.cli.parsing import add_command
 from trainer.cli import any_seed, n_epochs, n_records, n_threads
 from trainer.data import prepared
-from trainer.distributed import refuse_several
+from trainer.distributed import Workers, workers
 from trainer.folds import folds_text, parse_folds
-from trainer.preset import load_preset
-from trainer.pretraining.plans import DEFAULTS
+from trainer.preset import Preset, load_preset
+from trainer.pretraining.plans import DEFAULTS, Plan
 from trainer.pretraining.run import Pretraining, PretrainingEpoch, plan_of
 from trainer.ptbxl import open_ptbxl
-from trainer.train import BEST_NAME
+from trainer.run_folder import BEST_NAME
 from trainer.train_command import origin
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def add_parser(subparsers: Subparsers) -> None:
             "ecg-trainer pretrain --data ptb-xl --preset ssl-encoder --method simclr --out runs/simclr",
             "ecg-trainer train --data ptb-xl --preset ssl-encoder --init runs/simclr/best --out runs/tuned",
             "ecg-trainer pretrain --data ptb-xl --preset streaming --method cpc --out runs/cpc",
+            "torchrun --nproc-per-node 2 -m trainer pretrain --data ptb-xl --preset hubert-ecg-small --out runs/hubert",
         ],
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a PTB-XL root")
@@ -61,23 +62,29 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Pre-train and report the last epoch."""
-    refuse_several("pretrain")
     preset = load_preset(args.preset)
     method, plan = plan_of(preset, args.method)
     if args.epochs is not None:
         plan = msgspec.structs.replace(plan, epochs=args.epochs)
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.fresh:
+    with workers() as together:
+        return _run(preset, method, plan, args, together)
+
+
+def _run(preset: Preset, method: str, plan: Plan, args: argparse.Namespace, together: Workers) -> int:
+    if args.fresh and together.first:
         shutil.rmtree(args.out, ignore_errors=True)
     data = open_ptbxl(args.data)
     rows = data.rows(args.folds, labelled_only=False)[: args.limit]
     signal, train, _ = prepared(data, rows, [], preset.signal)
-    facts = {"command": command_of(args), "folds": args.folds, "limit": args.limit, **origin()}
-    pretraining = Pretraining(preset, method, plan, signal, train, args.out, args.seed, facts)
-    last = pretraining.run(on_epoch=lambda epoch: report(epoch, pretraining.method.score))
-    say(f"wrote {args.out / BEST_NAME}: start from it with `ecg-trainer train --init`")
-    if args.json:
+    facts = {"command": command_of(args), "folds": args.folds, "limit": args.limit, "processes": together.count,
+             "device": together.device.type, **origin()}  # fmt: skip
+    pretraining = Pretraining(preset, method, plan, signal, train, args.out, args.seed, facts, together)
+    score = pretraining.method.score
+    last = pretraining.run(on_epoch=(lambda epoch: report(epoch, score)) if together.first else lambda epoch: None)
+    together.say(f"wrote {args.out / BEST_NAME}: start from it with `ecg-trainer train --init`")
+    if args.json and together.first:
         emit_json({"last": asdict(last), "records": len(train), "checkpoint": str(args.out / BEST_NAME)})
     return EXIT_OK
 

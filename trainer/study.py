@@ -42,8 +42,9 @@ from trainer.preset import Preset, SignalPreset, TrainingPreset, refuse_faults
 from trainer.pretraining.plans import Plans
 from trainer.pretraining.run import Pretraining, PretrainingEpoch, identity_of, plan_of
 from trainer.ptbxl import RATE_HZ, PtbXl
+from trainer.run_folder import BEST_NAME
 from trainer.targets import SoftLabels, refuse_teachers_of, with_targets
-from trainer.train import BEST_NAME, Trainer, macro_auc
+from trainer.train import Trainer, macro_auc
 from trainer.transfer import facts_of_start
 from trainer.votes import logits_after
 

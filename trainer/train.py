@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,22 +44,12 @@ from trainer.one_label import each_by_itself, only_single_label
 from trainer.predict import BATCH_RECORDS
 from trainer.preset import Preset, TrainingPreset, same_recipe
 from trainer.progress import progress
+from trainer.run_folder import BEST_NAME, RunMismatchError, load_last, save_last
 from trainer.statistics import has_statistics, measure_statistics
 from trainer.transfer import start_from
 
-LAST_NAME = "last.pt"
-BEST_NAME = "best"
 STATISTICS_RECORDS = 1024
 """Batch normalisation of averaged weights is measured on so many records."""
-HISTORY_NAME = "metrics.jsonl"
-
-
-class RunMismatchError(EcgEdgeError):
-    """The folder holds a run that this one cannot go on with."""
-
-    def __init__(self, out: Path, difference: str) -> None:
-        self.out = out
-        super().__init__(f"{out} holds a run of {difference}: choose another --out, or start over with --fresh")
 
 
 class DivergedError(EcgEdgeError):
@@ -217,7 +208,7 @@ class Trainer:
         return mixed_precision(self.recipe.precision, self.workers.device.type)
 
     def _keep_best(self) -> None:
-        training = {**self.facts, "epochs": len(self.history), "tuning": self.history[-1].__dict__}
+        training = {**self.facts, "epochs": len(self.history), "tuning": asdict(self.history[-1])}
         save_checkpoint(
             self.out / BEST_NAME, self.evaluated_model(), self.preset.describe(), self.signal,
             list(self.train.classes), list(STANDARD_LEADS), training, self.preset.kind,
@@ -230,8 +221,6 @@ class Trainer:
         return json.dumps(init and {key: init[key] for key in ("name", "sha256") if key in init}, sort_keys=True)
 
     def _save_last(self, left_behind: State) -> None:
-        with (self.out / HISTORY_NAME).open("a") as lines:
-            lines.write(json.dumps(self.history[-1].__dict__) + "\n")
         state = {
             "preset": json.dumps(self.preset.describe(), sort_keys=True),
             "start": self._start,
@@ -243,17 +232,15 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
             "torch_rng": torch.get_rng_state(),
             "numpy_rng": json.dumps(self.rng.bit_generator.state),
-            "history": [epoch.__dict__ for epoch in self.history],
+            "history": [asdict(epoch) for epoch in self.history],
             "step": self.step,
             "left_behind": left_behind,
         }
-        partial = self.out / f"{LAST_NAME}.partial"
-        torch.save(state, partial)
-        partial.replace(self.out / LAST_NAME)
+        save_last(self.out, asdict(self.history[-1]), state)
 
     def _resume(self) -> None:
         """Go on from the last finished epoch if this very run was begun here."""
-        state = self.workers.agreed(self._saved)
+        state = self.workers.agreed(lambda: load_last(self.out))
         if state is None:
             return
         if not same_recipe(json.loads(state["preset"]), self.preset):
@@ -273,10 +260,6 @@ class Trainer:
         self.rng.bit_generator.state = json.loads(state["numpy_rng"])
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.step, self.left_behind = state["step"], self.workers.shares(state["left_behind"])
-
-    def _saved(self) -> dict[str, Any] | None:
-        path = self.out / LAST_NAME
-        return torch.load(path, weights_only=True, map_location="cpu") if path.is_file() else None
 
 
 def macro_auc(labels: NDArray[np.float32], logits: NDArray[np.float32]) -> float:

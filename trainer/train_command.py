@@ -26,10 +26,11 @@ from trainer.filters import st_shift_text
 from trainer.folds import folds_text, parse_folds, refuse_overlap, tuning_folds
 from trainer.history import Epoch
 from trainer.preset import Preset, load_preset
+from trainer.run_folder import BEST_NAME
 from trainer.scan import implementation_name
 from trainer.targets import load_soft_labels, named, refuse_teachers_of, with_targets
 from trainer.tasks import open_task
-from trainer.train import BEST_NAME, Trainer
+from trainer.train import Trainer
 from trainer.transfer import facts_of_start
 
 if TYPE_CHECKING:

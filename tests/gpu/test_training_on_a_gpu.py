@@ -10,7 +10,7 @@ import torch
 from tests.tiny_ptbxl import rows_of, write_ptbxl
 from trainer.checkpoint import load_checkpoint
 from trainer.cli import main
-from trainer.train import BEST_NAME, HISTORY_NAME
+from trainer.run_folder import BEST_NAME, HISTORY_NAME
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
 

@@ -25,7 +25,7 @@ from trainer.kinds import build_model
 from trainer.model import EcgMamba
 from trainer.objective import loss_of, parameter_groups, positive_weights, training_logits
 from trainer.preset import TrainingPreset, load_preset
-from trainer.train import BEST_NAME, HISTORY_NAME, LAST_NAME
+from trainer.run_folder import BEST_NAME, HISTORY_NAME, LAST_NAME
 
 RECIPE = {"batch_size": 7, "epochs": 2, "crop_s": 2.5, "carried_share": 0.5, "gain_jitter": 0.1, "average_decay": 0.9}
 """Batches that two cannot share evenly, some of which go on from the state that the one before left behind."""

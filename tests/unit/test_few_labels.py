@@ -20,8 +20,9 @@ from trainer.kinds import build_model
 from trainer.label_share import of_share
 from trainer.preset import Preset, SignalPreset, TrainingPreset, load_preset
 from trainer.ptbxl import open_ptbxl
+from trainer.run_folder import BEST_NAME
 from trainer.targets import with_targets
-from trainer.train import BEST_NAME, Trainer
+from trainer.train import Trainer
 from trainer.transfer import HEAD
 
 SIGNAL = SignalSpec(

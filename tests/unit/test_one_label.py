@@ -24,7 +24,8 @@ from trainer.kinds import record_logits
 from trainer.one_label import each_by_itself, log_odds, only_single_label
 from trainer.preset import TrainingPreset, load_preset
 from trainer.ptbxl import open_ptbxl
-from trainer.train import BEST_NAME, Trainer, macro_auc, macro_average_precision
+from trainer.run_folder import BEST_NAME
+from trainer.train import Trainer, macro_auc, macro_average_precision
 
 SIGNAL = SignalSpec(100, (0.05, 40.0), [(1.0, 0.0, 0.0, 1.0, 0.0, 0.0)], mean_mv=[0.0] * 12, std_mv=[0.2] * 12)
 ONE_LABEL = TrainingPreset(loss="cross_entropy", epochs=1, batch_size=8)

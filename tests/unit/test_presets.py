@@ -21,9 +21,10 @@ from trainer.data import prepared
 from trainer.kinds import describe_config, model_config
 from trainer.objective import loss_of, positive_weights
 from trainer.preset import TrainingPreset, load_preset, preset_names, same_recipe
+from trainer.run_folder import BEST_NAME
 from trainer.targets import SoftLabels, with_targets
 from trainer.tasks import open_task
-from trainer.train import BEST_NAME, Trainer
+from trainer.train import Trainer
 
 SHIPPED = {
     "cardionet-xl": 4_135_717, "ecg-mamba-seed": 66_565, "hubert-ecg-base": 92_801_925,

@@ -21,7 +21,7 @@ from trainer.preset import Preset, SignalPreset, TrainingPreset, load_preset
 from trainer.pretraining.clusters import find_clusters, signal_features
 from trainer.pretraining.plans import ByolPlan, MaskedClustersPlan
 from trainer.pretraining.run import Pretraining, plan_of
-from trainer.train import BEST_NAME, LAST_NAME, RunMismatchError
+from trainer.run_folder import BEST_NAME, LAST_NAME, RunMismatchError
 from trainer.transfer import body
 
 SIGNAL = SignalSpec(

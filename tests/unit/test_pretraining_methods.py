@@ -19,6 +19,7 @@ from trainer.batches import Batch
 from trainer.checkpoint import load_checkpoint
 from trainer.cli import main
 from trainer.data import Split
+from trainer.distributed import Workers
 from trainer.kinds import build_model
 from trainer.model import EcgMamba, ModelConfig
 from trainer.preset import Preset, SignalPreset, TrainingPreset
@@ -28,7 +29,7 @@ from trainer.pretraining.method import Surroundings, features_of
 from trainer.pretraining.plans import ByolPlan, CpcPlan, SimClrPlan
 from trainer.pretraining.run import Pretraining, recipe_of
 from trainer.pretraining.simclr import SimClr, nt_xent
-from trainer.train import BEST_NAME
+from trainer.run_folder import BEST_NAME
 from trainer.transfer import body
 
 SIGNAL = SignalSpec(
@@ -51,7 +52,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def given(seed=0):
-    return Surroundings(torch.device("cpu"), "float32", torch.Generator().manual_seed(seed), seed, 100)
+    return Surroundings(Workers(), "float32", torch.Generator().manual_seed(seed), seed, 100)
 
 
 def waves(records=24):

@@ -21,7 +21,8 @@ from trainer.objective import LEFT_ALONE_BEFORE, parameter_groups
 from trainer.preset import Preset, SignalPreset, TrainingPreset, load_preset
 from trainer.pretraining.plans import SimClrPlan
 from trainer.pretraining.run import Pretraining
-from trainer.train import LAST_NAME, RunMismatchError, Trainer
+from trainer.run_folder import LAST_NAME, RunMismatchError
+from trainer.train import Trainer
 
 SIGNAL = SignalSpec(100, (0.05, 40.0), [(1.0, 0.0, 0.0, 1.0, 0.0, 0.0)], mean_mv=[0.0] * 12, std_mv=[0.2] * 12)
 RECIPE = TrainingPreset(epochs=2, batch_size=4, crop_s=2.5, average_decay=0.9)

@@ -18,9 +18,9 @@ from trainer.data import Split, fit_signal, load_split
 from trainer.model import EcgMamba
 from trainer.preset import SignalPreset, load_preset
 from trainer.ptbxl import open_ptbxl
+from trainer.run_folder import BEST_NAME
 from trainer.study import Outcome, Study, load_study, table_of, variants_of, warm_logits
 from trainer.study_command import folder_name, study_names, study_path
-from trainer.train import BEST_NAME
 from trainer.transfer import body
 
 CODES = ["NORM", "IMI", "NDT", "LAFB", "LVH"]

@@ -29,15 +29,8 @@ from trainer.one_label import only_single_label
 from trainer.predict import cached_logits
 from trainer.preset import SignalPreset, TrainingPreset, load_preset
 from trainer.ptbxl import CLASSES, open_ptbxl
-from trainer.train import (
-    BEST_NAME,
-    HISTORY_NAME,
-    LAST_NAME,
-    DivergedError,
-    RunMismatchError,
-    Trainer,
-    macro_auc,
-)
+from trainer.run_folder import BEST_NAME, HISTORY_NAME, LAST_NAME, RunMismatchError
+from trainer.train import DivergedError, Trainer, macro_auc
 
 CODES = ["NORM", "IMI", "NDT", "LAFB", "LVH"]
 TINY = load_preset("tiny")

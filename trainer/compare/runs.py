@@ -15,7 +15,7 @@ from trainer.distributed import Workers
 from trainer.folds import folds_text
 from trainer.history import Epoch, is_finished, read_history
 from trainer.preset import Preset, described_preset, preset_names, same_recipe
-from trainer.train import BEST_NAME, HISTORY_NAME
+from trainer.run_folder import BEST_NAME, HISTORY_NAME
 from trainer.train_command import prepare, report
 
 ONLY_BY_NAME = ("tiny", "hubert-ecg-base", "hubert-ecg-large", "resnet1d-wang-monitor", "streaming-distilled")

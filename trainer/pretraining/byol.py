@@ -33,14 +33,15 @@ class Byol(Method):
         self.online = nn.ModuleDict({"network": network, "projector": projector})
         self.predictor = two_layers(plan.d_projected, plan.d_hidden, plan.d_projected)
         self.trained = nn.ModuleDict({"online": self.online, "predictor": self.predictor})
-        self.target = copy.deepcopy(self.online).requires_grad_(False).to(given.device)
+        self.target = given.workers.placed(copy.deepcopy(self.online).requires_grad_(False))
 
     def loss(self, batch: Batch) -> tuple[Tensor, float]:
         with self.given.mixed_precision():
             foretold = self.predictor(projected(self.online, batch.crops))
             with torch.no_grad():
                 aims = projected(self.target, batch.crops)
-        cosine = agreement(foretold.float(), aims.float())
+        whole = (self.given.workers.gathered(rows.float(), self.views) for rows in (foretold, aims))
+        cosine = agreement(*whole)
         return 2 - 2 * cosine, float(cosine.detach())
 
     @torch.no_grad()

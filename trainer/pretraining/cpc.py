@@ -44,10 +44,12 @@ class Cpc(Method):
             frames, context, after = frames_and_context(self.network, batch.crops, state)
         self.left_behind = {name: tensor.detach() for name, tensor in after.items()}
         moments = self._moments(frames.shape[1]).to(frames.device)
+        whole = self.given.workers.gathered
         logits = [
-            recognition_logits(predictor(context[:, moments].float()), frames[:, moments + ahead].float()) /
-            self.plan.temperature for ahead, predictor in zip(self.steps, self.predictors, strict=True)
-        ]  # fmt: skip
+            recognition_logits(whole(predictor(context[:, moments].float())), whole(frames[:, moments + ahead].float()))
+            / self.plan.temperature
+            for ahead, predictor in zip(self.steps, self.predictors, strict=True)
+        ]
         stacked = torch.cat(logits)  # (P·B·A, B·A)
         right = torch.arange(stacked.shape[1], device=stacked.device).repeat(len(self.steps))
         return F.cross_entropy(stacked, right), float((stacked.argmax(1) == right).float().mean())
@@ -60,11 +62,11 @@ class Cpc(Method):
         return torch.randperm(possible, generator=self.given.generator)[: self.plan.moments]
 
     def state(self) -> dict[str, Any]:
-        return {**super().state(), "left_behind": self.left_behind}
+        return {**super().state(), "left_behind": self.given.workers.joined(self.left_behind)}
 
     def restore(self, stage: int, state: dict[str, Any]) -> None:
         super().restore(stage, state)
-        self.left_behind = {name: tensor.to(self.given.device) for name, tensor in state["left_behind"].items()}
+        self.left_behind = self.given.workers.shares(state["left_behind"])
 
 
 def frames_and_context(network: EcgMamba, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:

@@ -36,22 +36,29 @@ class MaskedClusters(Method):
     def begin_stage(self, stage: int, sample: Sample) -> None:
         """Find this stage's clusters and give the network a fresh task on top of what it has learned."""
         self.teacher = copy.deepcopy(self.network).eval()
-        crops = torch.split(sample(self.plan.cluster_records), FEATURE_RECORDS)
-        features = torch.cat([self._features(stage, some.to(self.given.device)).cpu() for some in crops])
-        self._set_task(stage, find_clusters(features.flatten(0, 1).numpy(), self.plan.clusters[stage], self.given.seed))
+        crops = sample(self.plan.cluster_records)
+        self._set_task(stage, self.given.workers.agreed(lambda: self._found(stage, crops)))
+
+    def _found(self, stage: int, crops: Tensor) -> Clusters:
+        parts = (some.to(self.given.workers.device) for some in torch.split(crops, FEATURE_RECORDS))
+        features = torch.cat([self._features(stage, some).cpu() for some in parts])
+        return find_clusters(features.flatten(0, 1).numpy(), self.plan.clusters[stage], self.given.seed)
 
     def _set_task(self, stage: int, clusters: Clusters) -> None:
-        self.stage, self.clusters = stage, clusters.to(self.given.device)
-        self.trained = MaskedClusterPrediction(self.network, len(clusters.centres)).to(self.given.device)
+        device = self.given.workers.device
+        self.stage, self.clusters = stage, clusters.to(device)
+        self.trained = MaskedClusterPrediction(self.network, len(clusters.centres)).to(device)
 
     def loss(self, batch: Batch) -> tuple[Tensor, float]:
+        workers = self.given.workers
         clusters = self.clusters.of(self._features(self.stage, batch.crops))
-        mask = hidden_frames(len(batch.crops), clusters.shape[1], self.plan.hidden_share, self.given.generator)
-        mask = mask.to(clusters.device)
+        records, frames = workers.total(len(clusters)), clusters.shape[1]
+        mask = workers.own(hidden_frames(records, frames, self.plan.hidden_share, self.given.generator))
         with self.given.mixed_precision():
             logits = self.trained(batch.crops, mask)
-        loss = torch.nn.functional.cross_entropy(logits.float(), clusters[mask])
-        return loss, float((logits.argmax(1) == clusters[mask]).float().mean())
+        guesses, hidden = workers.gathered(logits.float()), workers.gathered(clusters[mask])
+        loss = torch.nn.functional.cross_entropy(guesses, hidden)
+        return loss, float((guesses.argmax(1) == hidden).float().mean())
 
     @torch.no_grad()
     def _features(self, stage: int, crops: Tensor) -> Tensor:

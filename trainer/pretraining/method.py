@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.batches import Batch
+from trainer.distributed import Workers
 from trainer.mixed_precision import Precision, mixed_precision
 from trainer.transfer import head_of
 
@@ -25,20 +26,21 @@ Sample = Callable[[int], Tensor]
 class Surroundings:
     """What a method is given besides the network and its plan."""
 
-    device: torch.device
+    workers: Workers
+    """The processes that learn together; each knows its share of a batch."""
     precision: Precision
     generator: torch.Generator
-    """Draws what a method draws, on the CPU; its state is kept with the run."""
+    """Draws what a method draws, on the CPU, for a whole batch in every process; its state is kept with the run."""
     seed: int
     rate_hz: int
 
     def mixed_precision(self) -> torch.autocast:
         """Return the context in which networks are run; losses are computed outside of it, in float32."""
-        return mixed_precision(self.precision, self.device.type)
+        return mixed_precision(self.precision, self.workers.device.type)
 
 
 class Method(ABC):
-    """One way to learn without labels."""
+    """One way to learn without labels. All processes call the same of what is here, in the same order."""
 
     trained: nn.Module
     """The network and what is put on top of it: all that has a gradient."""
@@ -53,7 +55,10 @@ class Method(ABC):
 
     @abstractmethod
     def loss(self, batch: Batch) -> tuple[Tensor, float]:
-        """Return what to minimise, and the score of this batch."""
+        """Return what to minimise, and the score of this batch.
+
+        The batch is this process's share; both are of all that the processes have, see `Workers.gathered`.
+        """
 
     def stepped(self) -> None:  # noqa: B027 - only some follow their own steps
         """Take notice of a step that was taken."""
@@ -65,6 +70,17 @@ class Method(ABC):
     def restore(self, stage: int, state: dict[str, Any]) -> None:
         """Go on from what `state` returned in this stage."""
         self.trained.load_state_dict(state["trained"])
+
+
+class LossPass(nn.Module):
+    """A method's loss as the pass of a module that has all it trains for parameters, for who wraps one."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.trained, self._loss = method.trained, method.loss
+
+    def forward(self, batch: Batch) -> tuple[Tensor, float]:
+        return self._loss(batch)
 
 
 def features_of(network: nn.Module, x: Tensor) -> Tensor:

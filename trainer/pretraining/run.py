@@ -20,7 +20,7 @@ from edge.signal.leads import STANDARD_LEADS
 from trainer.batches import Batch, batches, batches_per_epoch, random_crops, whole_frames
 from trainer.checkpoint import save_checkpoint
 from trainer.data import Split
-from trainer.distributed import alone
+from trainer.distributed import Workers, alone
 from trainer.identity import records_hash
 from trainer.kinds import build_model
 from trainer.memory import give_back_freed_memory, keep_freed_memory
@@ -32,11 +32,11 @@ from trainer.preset import Preset, TrainingPreset
 from trainer.pretraining.byol import Byol
 from trainer.pretraining.cpc import Cpc
 from trainer.pretraining.masked_clusters import MaskedClusters
-from trainer.pretraining.method import Method, Surroundings
+from trainer.pretraining.method import LossPass, Method, Surroundings
 from trainer.pretraining.plans import DEFAULTS, FITS, ByolPlan, CpcPlan, MaskedClustersPlan, Plan, SimClrPlan
 from trainer.pretraining.simclr import SimClr
 from trainer.progress import progress
-from trainer.train import BEST_NAME, HISTORY_NAME, LAST_NAME, RunMismatchError
+from trainer.run_folder import BEST_NAME, RunMismatchError, load_last, save_last
 
 AS_TRAINED = ("gradient_limit", "precision", "crop_s", "carried_share", "gain_jitter", "noise_mv", "lead_dropout",
               "augment")  # fmt: skip
@@ -57,23 +57,23 @@ class PretrainingEpoch:
 class Pretraining:
     """One run in a folder; OUT/best is what `ecg-trainer train --init` starts from. `run` continues what stands there.
 
-    The method and its plan are what `plan_of` gives.
+    The method and its plan are what `plan_of` gives. workers: the processes that learn together; by default this one.
     """
 
     def __init__(
         self, preset: Preset, method: str, plan: Plan, signal: SignalSpec, train: Split, out: Path, seed: int,
-        facts: dict[str, Any],
+        facts: dict[str, Any], workers: Workers | None = None,
     ) -> None:  # fmt: skip
         self.name, self.plan = method, plan
         self.preset, self.signal, self.train = preset, signal, train
         self.recipe, self.stride = recipe_of(preset, self.plan), getattr(preset.model, "stride", 1)
-        self.workers = alone()
+        self.workers = alone() if workers is None else workers
         precision = computed_in(self.recipe.precision, self.workers.device.type)
         self.out, self.facts, self.seed = out, {**facts, "seed": seed, "computed_in": precision}, seed
         torch.manual_seed(seed)
         self.rng, self.generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-        self.network = build_model(preset.kind, preset.model).to(self.workers.device)
-        given = Surroundings(self.workers.device, self.recipe.precision, self.generator, seed, signal.rate_hz)
+        self.network = self.workers.placed(build_model(preset.kind, preset.model))
+        given = Surroundings(self.workers, self.recipe.precision, self.generator, seed, signal.rate_hz)
         self.method = build_method(self.network, self.plan, given)
         self.history: list[PretrainingEpoch] = []
         self.stage = -1
@@ -85,7 +85,7 @@ class Pretraining:
         self.out.mkdir(parents=True, exist_ok=True)
         self._resume()
         total = self.method.stages * self.plan.epochs
-        with progress() as bar:
+        with progress(shown=self.workers.first) as bar:
             task = bar.add_task("pre-training", total=total * self._steps, completed=len(self.history) * self._steps)
             while len(self.history) < total:
                 if len(self.history) == (self.stage + 1) * self.plan.epochs:
@@ -109,7 +109,8 @@ class Pretraining:
 
     def _enter(self, stage: int) -> None:
         self.stage = stage
-        self.method.trained.to(self.workers.device)
+        self.method.trained = self.workers.placed(self.method.trained)
+        self.forward = self.workers.replicated(LossPass(self.method), skips_layers=True)  # the head, if no more
         groups = parameter_groups(self.method.trained, self.recipe.weight_decay, self.left_alone)
         self.optimiser = torch.optim.AdamW(groups)
 
@@ -139,17 +140,18 @@ class Pretraining:
         step = len(self.history) % self.plan.epochs * self._steps + step_of_epoch
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(step, self.plan.epochs * self._steps, self.recipe)
-        loss, score = self.method.loss(self.workers.share(batch))
+        loss, score = self.forward(self.workers.share(batch, self.method.views))
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss * self.workers.count).backward()
         torch.nn.utils.clip_grad_norm_(self.method.trained.parameters(), self.recipe.gradient_limit)
         self.optimiser.step()
         self.method.stepped()
         return float(loss.detach()), score
 
     def _save(self) -> None:
-        with (self.out / HISTORY_NAME).open("a") as lines:
-            lines.write(json.dumps(asdict(self.history[-1])) + "\n")
+        learned = self.method.state()
+        if not self.workers.first:
+            return
         done = {"method": self.name, **msgspec.to_builtins(self.plan), "done": asdict(self.history[-1])}
         save_checkpoint(self.out / BEST_NAME, self.network, self.preset.describe(), self.signal, [],
                         list(STANDARD_LEADS), {**self.facts, "pretraining": done}, self.preset.kind)  # fmt: skip
@@ -158,23 +160,20 @@ class Pretraining:
             "records": records_hash(self.train),
             "left_alone": self.left_alone,
             "stage": self.stage,
-            "method": self.method.state(),
+            "method": learned,
             "optimiser": self.optimiser.state_dict(),
             "torch_rng": torch.get_rng_state(),
             "method_rng": self.generator.get_state(),
             "numpy_rng": json.dumps(self.rng.bit_generator.state),
             "history": [asdict(epoch) for epoch in self.history],
         }
-        partial = self.out / f"{LAST_NAME}.partial"
-        torch.save(state, partial)
-        partial.replace(self.out / LAST_NAME)
+        save_last(self.out, asdict(self.history[-1]), state)
 
     def _resume(self) -> None:
         """Go on from the last finished epoch if this very run was begun here."""
-        path = self.out / LAST_NAME
-        if not path.is_file():
+        state = self.workers.agreed(lambda: load_last(self.out))
+        if state is None:
             return
-        state = torch.load(path, weights_only=True, map_location="cpu")
         if state.get("of") != self._identity():
             raise RunMismatchError(self.out, "another preset or seed, or other records")
         if state.get("records", records_hash(self.train)) != records_hash(self.train):

@@ -30,7 +30,7 @@ class SimClr(Method):
     def loss(self, batch: Batch) -> tuple[Tensor, float]:
         with self.given.mixed_precision():
             projected = self.projector(features_of(self.network, batch.crops))
-        return nt_xent(projected.float(), self.plan.temperature)
+        return nt_xent(self.given.workers.gathered(projected.float(), self.views), self.plan.temperature)
 
 
 def nt_xent(projected: Tensor, temperature: float) -> tuple[Tensor, float]:

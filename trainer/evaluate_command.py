@@ -16,6 +16,7 @@ from edge.cli.parsing import add_command
 from edge.runtime.base import calibrated
 from edge.runtime.bundle import load_bundle
 from edge.runtime.manifest import Manifest
+from edge.runtime.select import KINDS
 from trainer.cli import n_replicates
 from trainer.folds import folds_text, parse_folds
 from trainer.plots import write_plots
@@ -51,7 +52,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="a model bundle (default: the one that ships)")
     parser.add_argument("--folds", type=parse_folds, default="9", help="such as 9 or 1-3,9 (default: 9)")
     parser.add_argument("--mode", choices=MODES, default="batch", help="how to score (default: batch)")
-    parser.add_argument("--runtime", default="auto", metavar="NAME", help="what streams run on (default: auto)")
+    parser.add_argument("--runtime", choices=KINDS, default="auto", help="what streams run on (default: auto)")
     parser.add_argument("--table", type=Path, metavar="FILE", help=TABLE_HELP)
     parser.add_argument("--plots", type=Path, metavar="DIR", help="write ROC, precision-recall and other plots here")
     parser.add_argument(

@@ -16,7 +16,7 @@ from rich.console import Console
 from edge.cli.output import EXIT_OK, emit_json, say
 from edge.cli.parsing import add_command
 from edge.runtime.bundle import load_bundle
-from edge.runtime.select import open_runtime
+from edge.runtime.select import KINDS, open_runtime
 from trainer.cli import any_seed, n_replicates
 from trainer.folds import folds_text, parse_folds
 from trainer.predict import TABLE_HELP, open_labelled
@@ -60,7 +60,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--table", type=Path, metavar="FILE", help=TABLE_HELP)
     parser.add_argument("--plots", type=Path, metavar="DIR", help="write plots here")
     parser.add_argument("--joins", choices=JOINS, default=JOINS[0], help="how records meet (default: matched)")
-    parser.add_argument("--runtime", default="auto", metavar="NAME", help="what streams run on (default: auto)")
+    parser.add_argument("--runtime", choices=KINDS, default="auto", help="what streams run on (default: auto)")
     parser.add_argument(
         "--seed", type=any_seed, default=0, help="of the order of records (default: 0); noise goes by the record"
     )

@@ -43,3 +43,10 @@ def test_a_number_that_cannot_be_meant_is_refused(command, root, tmp_path, words
 def test_the_largest_seed_that_is_taken_trains(result_of, root, tmp_path):
     words = (*TRAIN, "--folds", 8, "--limit", 8, "--epochs", 1, "--threads", 1, "--seed", 2**32 - 1)
     assert result_of(*words, "--data", root, "--out", tmp_path / "run")["epochs"] == 1
+
+
+@pytest.mark.parametrize("name", ["evaluate", "stream-evaluate"])
+def test_a_runtime_that_there_is_not_is_refused_before_records_are_read(command, tmp_path, name):
+    status, printed = command(name, "--data", tmp_path / "absent", "--runtime", "tensorflow")
+    assert status == EXIT_USAGE
+    assert "invalid choice: 'tensorflow'" in printed.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import random
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ from pathlib import Path
 
 START_TIMEOUT_S = 10.0
 HOST = "127.0.0.1"
+PORTS = range(20_000, 32_768)
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,12 @@ class Mosquitto:
 
 
 def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind((HOST, 0))
-        return int(sock.getsockname()[1])
+    """Find a port below those that connections are given: a client of a stopped broker could get its port."""
+    for port in random.SystemRandom().sample(PORTS, 100):
+        with socket.socket() as sock:
+            try:
+                sock.bind((HOST, port))
+            except OSError:
+                continue
+        return port
+    raise AssertionError(f"no free port in {PORTS}")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +104,33 @@ def test_a_state_directory_that_cannot_be_written_is_a_failure(tmp_path: Path) -
     check = check_state_dir(file / "state")
     assert check.outcome == "fail"
     assert "StateDirectory" in check.advice
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "outcome"), [(15, "fail"), (17, "warn"), (255, "warn"), (257, "ok"), (100_000, "ok")]
+)
+def test_a_disk_that_is_filling_up_is_a_warning_and_a_full_one_a_failure(
+    free_mib: int, outcome: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=free_mib * 2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    check = check_state_dir(tmp_path)
+    assert check.outcome == outcome
+    assert f"{free_mib * 2**20 / 1e9:.1f} GB free" in check.detail
+    assert ("free some space" in check.advice) == (outcome != "ok")
+
+
+def test_a_directory_beside_which_nothing_can_be_written_is_found_by_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is mounted to be read only: the folder is there and may be looked into."""
+
+    def refuse(dir: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(dir))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    check = check_state_dir(tmp_path / "state")
+    assert (check.outcome, check.detail) == ("fail", f"{tmp_path} cannot be written: Read-only file system")
 
 
 def test_a_state_directory_of_another_user_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

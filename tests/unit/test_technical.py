@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.alerts.events import Moment, Point, Priority, Reason, State, decode, encode
-from edge.alerts.technical import RULES, SIGNAL_CODES, TechnicalAlerts, TechnicalCode, codes_of
+from edge.alerts.technical import HELD_S, RULES, SIGNAL_CODES, TechnicalAlerts, TechnicalCode, codes_of
 from edge.signal.quality import Issue
 from edge.stream.topics import alert_topic
 
@@ -81,6 +81,20 @@ def test_a_contact_that_comes_and_goes_for_an_hour_is_not_told_of_each_time_and_
     assert seen[-1][1] is State.CLEARED
     hour_later = run(machine, TechnicalCode.LEAD_OFF, [True, True, False, False], start=3 * 3600)
     assert [state for _, state in hour_later] == [State.RAISED, State.CLEARED]
+
+
+def test_each_raise_after_the_third_doubles_how_long_a_condition_must_be_gone_up_to_a_minute():
+    machine, rule, second, gone_s = alerts(), RULES[TechnicalCode.LEAD_OFF], 0, []
+    for _ in range(12):
+        presence = [True] * int(rule.raise_after_s) + [False] * 61
+        seen = [(at, state) for at, state in run(machine, TechnicalCode.LEAD_OFF, presence, start=second)
+                if state is not State.UPDATED]  # fmt: skip
+        assert [state for _, state in seen] == [State.RAISED, State.CLEARED]
+        gone_s.append(seen[1][0] - seen[0][0])
+        second += len(presence)
+    usual_s = int(rule.clear_after_s)
+    assert gone_s[:6] == [usual_s, usual_s, usual_s, 2 * usual_s, 4 * usual_s, 8 * usual_s]
+    assert gone_s[-1] == HELD_S == 60
 
 
 def test_a_silence_begins_at_the_poll_that_finds_it_and_no_event_of_it_is_before():

@@ -98,7 +98,7 @@ class Workers:
         """
         if self.count == 1:
             return rows
-        sizes = self._all(len(rows))
+        sizes = self._sizes(len(rows))
         padded = F.pad(rows.detach(), (0, 0) * (rows.dim() - 1) + (0, max(sizes) - len(rows))).contiguous()
         parts = [torch.empty_like(padded) for _ in sizes]
         dist.all_gather(parts, padded)
@@ -109,7 +109,7 @@ class Workers:
 
     def total(self, rows: int) -> int:
         """Return how many rows the processes have together."""
-        return sum(self._all(rows))
+        return sum(self._sizes(rows))
 
     def weight(self, batch: Batch) -> float:
         """Return how much the mean loss of this share counts, so that the processes' average is the batch's."""
@@ -149,6 +149,13 @@ class Workers:
 
     def _rows(self, rows: int) -> slice:
         return slice(rows * self.rank // self.count, rows * (self.rank + 1) // self.count)
+
+    def _sizes(self, rows: int) -> list[int]:
+        if self.count == 1:
+            return [rows]
+        sizes = torch.empty(self.count, dtype=torch.int64, device=self.device)
+        dist.all_gather_into_tensor(sizes, torch.tensor([rows], device=self.device))
+        return sizes.tolist()
 
     def _all(self, value: T) -> list[T]:
         if self.count == 1:

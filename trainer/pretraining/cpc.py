@@ -44,13 +44,12 @@ class Cpc(Method):
             frames, context, after = frames_and_context(self.network, batch.crops, state)
         self.left_behind = {name: tensor.detach() for name, tensor in after.items()}
         moments = self._moments(frames.shape[1]).to(frames.device)
-        whole = self.given.workers.gathered
-        logits = [
-            recognition_logits(whole(predictor(context[:, moments].float())), whole(frames[:, moments + ahead].float()))
-            / self.plan.temperature
-            for ahead, predictor in zip(self.steps, self.predictors, strict=True)
-        ]
-        stacked = torch.cat(logits)  # (P·B·A, B·A)
+        now = context[:, moments].float()
+        foretold = torch.stack([predictor(now) for predictor in self.predictors], 1)  # (B, P, A, M)
+        coming = torch.stack([frames[:, moments + ahead].float() for ahead in self.steps], 1)
+        foretold, coming = self.given.workers.gathered(foretold), self.given.workers.gathered(coming)
+        logits = [recognition_logits(*of_step) for of_step in zip(foretold.unbind(1), coming.unbind(1), strict=True)]
+        stacked = torch.cat(logits) / self.plan.temperature  # (P·B·A, B·A)
         right = torch.arange(stacked.shape[1], device=stacked.device).repeat(len(self.steps))
         return F.cross_entropy(stacked, right), float((stacked.argmax(1) == right).float().mean())
 

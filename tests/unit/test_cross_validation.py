@@ -190,7 +190,7 @@ def test_of_one_label_a_record_only_such_records_are_measured_but_all_are_answer
 
 def test_several_processes_are_refused_before_they_write_over_each_other(root, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    for command in (["cross-validate", "--preset", "tiny"], ["pretrain", "--preset", "tiny"], ["study", "labels"]):
+    for command in (["cross-validate", "--preset", "tiny"], ["study", "labels"]):
         assert main([*command, "--data", str(root), "--out", str(tmp_path / "out")]) == 2
         assert "works in one process" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -16,7 +16,7 @@ from edge.errors import BundleError
 from edge.monitor.offline import BATCH_STREAMS, score_recordings
 from edge.runtime.base import Runtime
 from edge.runtime.bundle import Bundle
-from edge.runtime.manifest import WEIGHTS_NAME, Manifest
+from edge.runtime.manifest import Manifest
 from edge.runtime.select import open_runtime
 from edge.signal.frontend import process_records
 from edge.signal.leads import STANDARD_LEADS, LeadMap
@@ -66,8 +66,7 @@ def score(bundle: Bundle, data: PtbXl, rows: Rows, mode: str, runtime_name: str 
 def cached_logits(bundle: Bundle, data: PtbXl, rows: Rows) -> Float32Array:
     """Return the logits (records, classes) of whole records in PyTorch, or what the same weights gave before."""
     manifest = bundle.manifest
-    facts = [manifest.files.get(WEIGHTS_NAME), msgspec.to_builtins(manifest.signal), manifest.model, manifest.window_s,
-             data.ecg_ids[rows].tolist()]  # fmt: skip
+    facts = [manifest.state_hash, manifest.model, data.ecg_ids[rows].tolist()]
     return cached_arrays("records", facts, lambda: {"logits": score(bundle, data, rows, "batch").logits})["logits"]
 
 

@@ -23,7 +23,7 @@ from trainer.pretraining.plans import DEFAULTS, Plan
 from trainer.pretraining.run import Pretraining, PretrainingEpoch, plan_of
 from trainer.ptbxl import open_ptbxl
 from trainer.run_folder import BEST_NAME
-from trainer.train_command import origin
+from trainer.train_command import origin, what_computes
 
 if TYPE_CHECKING:
     from edge.cli.parsing import Subparsers
@@ -81,6 +81,8 @@ def _run(preset: Preset, method: str, plan: Plan, args: argparse.Namespace, toge
     facts = {"command": command_of(args), "folds": args.folds, "limit": args.limit, "processes": together.count,
              "device": together.device.type, **origin()}  # fmt: skip
     pretraining = Pretraining(preset, method, plan, signal, train, args.out, args.seed, facts, together)
+    parameters = sum(parameter.numel() for parameter in pretraining.network.parameters())
+    together.say(f"{parameters:,} parameters, {what_computes(together)}, {method} on {len(train):,} records")
     score = pretraining.method.score
     last = pretraining.run(on_epoch=(lambda epoch: report(epoch, score)) if together.first else lambda epoch: None)
     together.say(f"wrote {args.out / BEST_NAME}: start from it with `ecg-trainer train --init`")

@@ -89,7 +89,7 @@ def _run(preset: Preset, args: argparse.Namespace, together: Workers) -> int:
         shutil.rmtree(args.out, ignore_errors=True)
     trainer = prepare(preset, args, together)
     parameters, records = sum(p.numel() for p in trainer.model.parameters()), len(trainer.train.signals)
-    together.say(f"{parameters:,} parameters, {_where(together)}, {records:,} records to train on, "
+    together.say(f"{parameters:,} parameters, {what_computes(together)}, {records:,} records to train on, "
                  f"{len(trainer.tune.signals):,} to tune on")  # fmt: skip
     best = trainer.run(on_epoch=report if together.first else lambda epoch: None)
     together.say(
@@ -116,8 +116,8 @@ def prepare(preset: Preset, args: argparse.Namespace, together: Workers) -> Trai
     return Trainer(preset, signal, train, tune, args.out, args.seed, facts, args.init, together)
 
 
-def _where(together: Workers) -> str:
-    """What computes."""
+def what_computes(together: Workers) -> str:
+    """Return what computes, in words: the CPU's scan or a GPU, and in how many processes."""
     place = f"{implementation_name()} scan" if together.device.type == "cpu" else str(together.device)
     return place if together.count == 1 else f"{together.count} processes, {place}"
 

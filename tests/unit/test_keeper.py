@@ -21,6 +21,7 @@ from edge.daemon.registry import Registry
 from edge.daemon.snapshots import SnapshotStore
 from edge.daemon.workers import Disk
 from tests.ecg import chunks_of, patient
+from tests.helpers import eventually
 from tests.reference import shipped_runtime
 from tests.unit.test_device_stream import make_stream
 from tests.unit.test_intake import StillClock
@@ -137,3 +138,35 @@ def test_a_snapshot_says_what_its_state_depends_on_and_not_the_graph_alone(tmp_p
     (snapshot,) = store.read(0)
     store.close()
     assert snapshot.model_hash == manifest.state_hash != manifest.model_hash
+
+
+def test_a_stream_is_not_scored_while_its_state_is_read(tmp_path: Path) -> None:
+    class SlowThread(AnyModelThread):
+        async def call(self, *work: Any) -> Any:
+            await reading.wait()
+            return await super().call(*work)
+
+    async def run() -> None:
+        registry = Registry(1, 10.0, begun_stream)
+        stream, _ = registry.find_or_add("bed", 0.0)
+        store, thread, disk = SnapshotStore(tmp_path / "s"), SlowThread(shipped_runtime()), Disk("d", 9.0)
+        keeper = Keeper(registry, shipped_runtime(), thread, store, disk, SystemClock(), Metrics(), released.set)
+        saving = asyncio.create_task(keeper.save_changed(within_s=7.0))
+        await eventually(lambda: stream.in_flight)
+        stream.receive(chunks_of(patient(1, seed=3), 100, 50)[1], 1.0)
+        assert stream.waiting
+        assert stream.changed
+        assert not registry.enqueue(stream)
+        reading.set()
+        await saving
+        assert released.is_set()
+        assert stream.changed  # by what came meanwhile
+        assert [found for found, _ in registry.take_batch(8)] == [stream]
+        (snapshot,) = store.read(0)
+        assert snapshot.expected == 50
+        thread.close()
+        disk.close()
+        store.close()
+
+    reading, released = asyncio.Event(), asyncio.Event()
+    asyncio.run(run())

@@ -143,6 +143,8 @@ def test_the_commands_pre_train_and_fine_tune(tmp_path, monkeypatch, capsys):
     )
     common = ["--data", root, "--preset", str(tmp_path / "mine.toml"), "--folds", "1", "--threads", "1", "--json"]
     assert main(["pretrain", *common, "--epochs", "1", "--out", str(tmp_path / "a")]) == 0
-    assert json.loads(capsys.readouterr().out)["last"]["stage"] == 1
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["last"]["stage"] == 1
+    assert "masked_clusters on 9 records" in " ".join(printed.err.split())
     assert main(["train", *common, "--init", str(tmp_path / "a" / "best"), "--out", str(tmp_path / "b")]) == 0
     assert load_checkpoint(tmp_path / "b" / "best").facts.training["init"]["name"] == "mine"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,12 +13,14 @@ from hypothesis import strategies as st
 from edge.errors import BundleError
 from edge.monitor.offline import hops_of, score_recordings
 from edge.runtime.bundle import Bundle
+from edge.runtime.manifest import StateMonitor, StateRange
 from edge.runtime.select import open_runtime
 from edge.signal.leads import STANDARD_LEADS
 from tests.tiny_bundle import tiny_bundle, tiny_manifest
 from tests.tiny_ptbxl import rows_of, write_ptbxl
 from trainer.data import records_mv
 from trainer.ptbxl import CLASSES, open_ptbxl
+from trainer.streams import traces
 from trainer.streams.plan import (
     HALVES,
     RESTLESS,
@@ -185,3 +188,61 @@ def test_without_healthy_records_there_are_no_streams(tmp_path):
     root = write_ptbxl(tmp_path / "ptb-xl", rows_of(["IMI", "LVH"] * 3, [9]))
     data = open_ptbxl(root, tmp_path / "cache")
     assert plan_streams(data, data.rows([9]), PlanSettings()) == []
+
+
+SHORT = PlanSettings(stream_s=120, patient_s=20, passes=1)
+
+
+@pytest.fixture
+def scored(data, tmp_path, monkeypatch):
+    """Score streams with a cache of their own; return the logits, and how often streams were played so far."""
+    played = []
+    monkeypatch.setenv("ECG_EDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(traces, "play_all", lambda *given: (played.append(given), play_all(*given))[1])
+
+    def score(bundle, rows=slice(None), plan=SHORT, joins="matched", runtime="native"):
+        streams = traces.score_streams(open_runtime(bundle, runtime), data, data.rows([9])[rows], plan, joins)
+        return np.concatenate([trace.logits for trace in streams.traces]), len(played)
+
+    return score
+
+
+def changed(bundle, **manifest):
+    return Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, **manifest))
+
+
+def shifted(signal):
+    return msgspec.structs.replace(signal, mean_mv=[1.0] * 12)
+
+
+def watching(bundle):
+    return StateMonitor({bundle.manifest.state[0].name: StateRange(1.0, 2.0, 3.0, 4.0, 5.0)})
+
+
+def test_scores_of_streams_are_kept_whatever_is_made_of_them_later(scored, tmp_path):
+    bundle = tiny_bundle(tmp_path / "tiny")
+    logits, _ = scored(bundle)
+    calibration = msgspec.structs.replace(bundle.manifest.calibration, scale=[2.0] * 5)
+    same, played = scored(changed(bundle, calibration=calibration, version="0.2"))
+    np.testing.assert_array_equal(same, logits)
+    assert played == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda bundle: {"bundle": changed(bundle, signal=shifted(bundle.manifest.signal))},
+        lambda bundle: {"bundle": changed(bundle, leads=bundle.manifest.leads[::-1])},
+        lambda bundle: {"bundle": changed(bundle, state_monitor=watching(bundle))},
+        lambda bundle: {"bundle": tiny_bundle(bundle.path.with_name("other"), seed=1)},
+        lambda bundle: {"bundle": bundle, "rows": slice(5, None)},
+        lambda bundle: {"bundle": bundle, "plan": PlanSettings(stream_s=120, patient_s=20, passes=2)},
+        lambda bundle: {"bundle": bundle, "joins": "hard"},
+        lambda bundle: {"bundle": bundle, "runtime": "onnxruntime"},
+    ],
+    ids=["normalisation", "leads", "state-monitor", "weights", "records", "plan", "joins", "runtime"],
+)  # fmt: skip
+def test_scores_of_other_streams_are_not_taken_for_these(other, scored, tmp_path):
+    bundle = tiny_bundle(tmp_path / "tiny")
+    scored(bundle)
+    assert scored(**other(bundle))[1] == 2

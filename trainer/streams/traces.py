@@ -25,7 +25,7 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 Rows = NDArray[np.int64]
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def score_streams(runtime: Runtime, data: PtbXl, rows: Rows, settings: PlanSetti
     if not plans:
         return Streams([], settings, joins)
     played = [data.ecg_ids[plan.rows].tolist() for plan in plans]  # which goes by the labels too
-    facts = [FORMAT, *_model_facts(bundle), runtime.name, played, asdict(settings), joins]
+    monitor = msgspec.to_builtins(bundle.manifest.state_monitor)  # what is ready goes by it
+    facts = [FORMAT, bundle.manifest.state_hash, monitor, runtime.name, played, asdict(settings), joins]
     stored = cached_arrays("streams", facts, lambda: _play(runtime, data, plans, joins))
     ends = np.cumsum([len(plan.rows) * hops for plan in plans])[:-1]
     good = good_hops(bundle, data, rows)
@@ -105,13 +106,6 @@ def good_hops(bundle: Bundle, data: PtbXl, rows: Rows) -> dict[int, BoolArray]:
         record_mv = leads.select(records_mv(data, np.array([row]))[0]).astype(np.float64)
         good[row] = np.array([assessor.assess(hop, valid).good for hop in record_mv.reshape(-1, *valid.shape)])
     return good
-
-
-def _model_facts(bundle: Bundle) -> list[object]:
-    """Everything of a bundle that hop scores depend on; calibration and thresholds do not count."""
-    manifest = bundle.manifest
-    watched = (manifest.signal, manifest.leads, manifest.hop_s, manifest.window_s, manifest.state_monitor)
-    return [manifest.model_hash, *map(msgspec.to_builtins, watched)]
 
 
 def _play(runtime: Runtime, data: PtbXl, plans: Sequence[Plan], joins: str) -> Arrays:

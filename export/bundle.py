@@ -86,7 +86,7 @@ def manifest_of(checkpoint: Checkpoint, name: str, version: str, hashes: dict[st
         leads=facts.leads,
         signal=facts.signal,
         **_kind_of(checkpoint),
-        calibration=identity(len(facts.classes)),
+        calibration=identity(len(facts.classes), checkpoint.knows_one_label),
         operating_points=dict.fromkeys(facts.classes, UNTUNED),
         training={**facts.training, "preset": facts.preset},
         files=hashes,

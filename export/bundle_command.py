@@ -65,9 +65,6 @@ def run(args: argparse.Namespace) -> int:
 
 def notes_on(checkpoint: Checkpoint) -> list[str]:
     """Return what to know of a bundle that follows from how its model was trained."""
-    if checkpoint.facts.preset.get("training", {}).get("loss") != "cross_entropy":
+    if not checkpoint.knows_one_label:
         return []
-    return [
-        "trained for exactly one class per record: a bundle scores every class by itself, so its probabilities add up "
-        "to one no more and mean little before `ecg-trainer tune` has calibrated each"
-    ]
+    return ["knows one label a record: its probabilities are a softmax's until `ecg-trainer tune` calibrates them"]

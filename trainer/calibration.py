@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from edge.runtime.base import logits_of
 from edge.runtime.manifest import Calibration
 from trainer.metrics import BoolArray, FloatArray, is_measurable
 
@@ -25,9 +26,9 @@ RIDGE = 0.03
 DIGITS = 6
 
 
-def identity(classes: int) -> Calibration:
-    """Return the calibration that changes nothing."""
-    return Calibration(scale=[1.0] * classes, bias=[0.0] * classes)
+def identity(classes: int, softmax: bool = False) -> Calibration:
+    """Return the calibration that changes nothing; softmax: of a model that knows one label a record."""
+    return Calibration(scale=[1.0] * classes, bias=[0.0] * classes, softmax=softmax)
 
 
 def weights_of(calibration: Calibration) -> FloatArray:
@@ -37,14 +38,15 @@ def weights_of(calibration: Calibration) -> FloatArray:
 
 
 def fit_calibration(
-    before: Calibration, logits: NDArray[np.float32], labels: NDArray[np.float32], together: bool = True
+    before: Calibration, outputs: NDArray[np.float32], labels: NDArray[np.float32], together: bool = True
 ) -> Calibration:
-    """Fit logits to labels, both (records, classes): Platt 1999 per class, with the other classes' logits beside it.
+    """Fit outputs to labels, both (records, classes): Platt 1999 per class, with the other classes' logits beside it.
 
     That is the matrix scaling of Guo et al. 2017, arXiv:1706.04599, for classes that do not exclude each other. Not
     `together`, or with too few records for it, each class is fitted by itself, which leaves its ranking as it is. A
     class without positives or without negatives keeps what it had, and lends nothing to others.
     """
+    logits = logits_of(before, outputs)
     records, classes = labels.shape
     measured = [is_measurable(labels[:, k] > 0.5) for k in range(classes)]
     together = together and records >= RECORDS_PER_CLASS * classes
@@ -52,12 +54,10 @@ def fit_calibration(
     others = [list(weights) for weights in before.others] or [[0.0] * classes for _ in range(classes)]
     for k in np.flatnonzero(measured).tolist():
         beside = [j for j, known in enumerate(measured) if together and known and j != k]
-        scale[k], bias[k], weights = fit_class(
-            logits[:, k].astype(np.float64), labels[:, k] > 0.5, logits[:, beside].astype(np.float64)
-        )
+        scale[k], bias[k], weights = fit_class(logits[:, k], labels[:, k] > 0.5, logits[:, beside])
         lent = dict(zip(beside, weights, strict=True))
         others[k] = [lent.get(j, 0.0) for j in range(classes)]
-    return Calibration(scale=scale, bias=bias, others=others if np.any(others) else [])
+    return Calibration(scale, bias, others if np.any(others) else [], before.softmax)
 
 
 def fit_class(

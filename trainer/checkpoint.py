@@ -45,6 +45,11 @@ class Checkpoint:
 
     path: Path
 
+    @property
+    def knows_one_label(self) -> bool:
+        """Whether it was trained for exactly one label a record: its outputs are then a softmax's."""
+        return bool(self.facts.preset.get("training", {}).get("loss") == "cross_entropy")
+
     def streaming_model(self) -> EcgMamba:
         """Return the model if it is one that carries state; raises BundleError otherwise."""
         if not isinstance(self.model, EcgMamba):

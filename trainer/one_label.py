@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from edge.errors import ConfigError
+from edge.runtime.base import log_odds
 from trainer.data import Split
 from trainer.preset import TrainingPreset
 
@@ -34,11 +34,4 @@ def each_by_itself(logits: Float32Array, recipe: TrainingPreset) -> Float32Array
     The outputs of a softmax say nothing by themselves: one number more for all of a record's is the same answer, and
     would move it in the order of each class.
     """
-    return log_odds(logits) if is_single_label(recipe) else logits
-
-
-def log_odds(logits: Float32Array) -> Float32Array:
-    """Outputs (records, classes) of a softmax → the log-odds of each class against all the others."""
-    wide = logits.astype(np.float64)
-    others = [logsumexp(np.delete(wide, k, axis=1), axis=1) for k in range(wide.shape[1])]
-    return np.asarray(wide - np.stack(others, 1), np.float32)
+    return log_odds(logits).astype(np.float32) if is_single_label(recipe) else logits

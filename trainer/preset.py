@@ -218,15 +218,17 @@ def _merged(under: dict[str, Any], over: Any, key: str) -> Any:
 
 def refuse_faults(source: str, kind: str, model: Any, recipe: TrainingPreset, plans: Plans) -> None:
     """Raise ConfigError for settings that are allowed one by one, but not together."""
-    faults = (*_faults_of_layout(model, recipe), *_faults_of_recipe(recipe), *_faults_of_plans(kind, plans))
+    faults = (*_faults_of_model(model, recipe), *_faults_of_recipe(recipe), *_faults_of_plans(kind, plans))
     if faults:
         raise ConfigError(source, faults)
 
 
-def _faults_of_layout(model: Any, recipe: TrainingPreset) -> Iterator[str]:
+def _faults_of_model(model: Any, recipe: TrainingPreset) -> Iterator[str]:
     layout = getattr(model, "layout", "leads")
     if layout != "leads" and recipe.crop_s != RECORD_S:
         yield f'[model] layout = "{layout}" shows whole records: [training] crop_s = {RECORD_S:g}'
+    if recipe.loss == "cross_entropy" and getattr(model, "vote_hops", 0) > 0:
+        yield '[model] vote_hops takes every class by itself, which [training] loss = "cross_entropy" does not'
 
 
 def _faults_of_recipe(recipe: TrainingPreset) -> Iterator[str]:

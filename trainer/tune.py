@@ -123,7 +123,7 @@ def _untuned(manifest: Manifest) -> Manifest:
     points = {
         name: msgspec.structs.replace(point, f1_threshold=0.5) for name, point in manifest.operating_points.items()
     }
-    plain = identity(len(manifest.classes))
+    plain = identity(len(manifest.classes), manifest.calibration.softmax)
     return msgspec.structs.replace(manifest, calibration=plain, operating_points=points)
 
 

@@ -86,9 +86,9 @@ FARTHEST_LOGIT = 1e6
 """As good as infinite, and still a number after a multiplication by 0."""
 
 
-def calibrated(calibration: Calibration, logits: Float32Array) -> NDArray[np.float64]:
-    """Turn logits (..., classes) into calibrated probabilities, each record's by itself to the last bit."""
-    logits = np.asarray(logits, dtype=np.float64)
+def calibrated(calibration: Calibration, outputs: Float32Array) -> NDArray[np.float64]:
+    """Turn a model's outputs (..., classes) into calibrated probabilities, each record's by itself to the last bit."""
+    logits = logits_of(calibration, outputs)
     scaled = logits * calibration.scale + calibration.bias
     if calibration.others:
         finite = np.clip(logits, -FARTHEST_LOGIT, FARTHEST_LOGIT)
@@ -96,3 +96,17 @@ def calibrated(calibration: Calibration, logits: Float32Array) -> NDArray[np.flo
             scaled += finite[..., lender, np.newaxis] * weights
     probabilities: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-np.clip(scaled, -60.0, 60.0)))
     return probabilities
+
+
+def logits_of(calibration: Calibration, outputs: Float32Array) -> NDArray[np.float64]:
+    """Return what is calibrated of a model's outputs (..., classes): themselves, or of a softmax the log-odds."""
+    return log_odds(outputs) if calibration.softmax else np.asarray(outputs, dtype=np.float64)
+
+
+def log_odds(outputs: Float32Array) -> NDArray[np.float64]:
+    """Turn the outputs (..., classes) of a softmax into the log-odds of each class against all the others."""
+    wide = np.clip(np.asarray(outputs, dtype=np.float64), -FARTHEST_LOGIT, FARTHEST_LOGIT)
+    with np.errstate(invalid="ignore"):  # what is no number stays none, and its stream will be restarted
+        against = [np.logaddexp.reduce(np.delete(wide, k, axis=-1), axis=-1) for k in range(wide.shape[-1])]
+    odds: NDArray[np.float64] = wide - np.stack(against, axis=-1)
+    return odds

@@ -82,6 +82,9 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bias: list[float]
     others: list[list[float]] = []
     """How much each other class adds, 0 for its own; empty where every class is calibrated by itself."""
+    softmax: bool = False
+    """Whether the model knows one label a record: what stands for a logit here is then a class's log-odds against all
+    others, so that without scale and bias the probabilities are those of the softmax."""
 
 
 class OperatingPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -217,6 +220,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 [len(row) for row in calibration.others] not in ([], [classes] * classes),
                 "calibration.others needs a row and a column per class, or nothing",
             ),
+            (calibration.softmax and classes < 2, "calibration.softmax chooses between classes, and there is one"),
+            (calibration.softmax and self.vote_hops > 0, "calibration.softmax and vote_hops do not go together"),
             (not all(math.isfinite(n) for n in numbers), "a number is not finite"),
             (any(std <= 0 for std in signal.std_mv), "signal.std_mv must be positive"),
             (not signal.sos, "signal.sos is empty"),

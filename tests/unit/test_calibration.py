@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.special import expit
+from scipy.special import expit, softmax
 from sklearn.metrics import roc_auc_score
 
 from edge.runtime.base import calibrated
@@ -18,6 +18,7 @@ from trainer.calibration import RECORDS_PER_CLASS, SCALE_RANGE, fit_calibration,
 from trainer.metrics import expected_calibration_error
 
 LEANING = Calibration(scale=[1.5, 0.7], bias=[0.3, -1.0], others=[[0.0, -0.5], [0.25, 0.0]])
+CHOOSING = Calibration(scale=[1.5, 0.7], bias=[0.3, -1.0], softmax=True)
 logit_rows = arrays(np.float32, st.tuples(st.integers(1, 9), st.just(2)), elements=st.floats(-30, 30, width=32))
 
 
@@ -85,17 +86,49 @@ def test_probabilities_by_hand():
     assert said.tolist() == pytest.approx([expit(3.0 + 0.3 + 0.5), expit(-0.7 - 1.0 + 0.5)])
 
 
+@pytest.mark.parametrize("calibration", [LEANING, CHOOSING], ids=["sigmoids", "softmax"])
 @given(logit_rows)
-def test_a_record_s_probabilities_are_the_same_bits_in_any_batch(logits):
-    together = calibrated(LEANING, logits)
+def test_a_record_s_probabilities_are_the_same_bits_in_any_batch(calibration, logits):
+    together = calibrated(calibration, logits)
     for row, alone in zip(logits, together, strict=True):
-        assert calibrated(LEANING, row).tobytes() == alone.tobytes()
-        assert calibrated(LEANING, row[np.newaxis, np.newaxis]).tobytes() == alone.tobytes()
+        assert calibrated(calibration, row).tobytes() == alone.tobytes()
+        assert calibrated(calibration, row[np.newaxis, np.newaxis]).tobytes() == alone.tobytes()
 
 
-def test_a_record_that_is_not_finite_spoils_no_other():
-    logits = np.array([[1.0, 2.0], [np.nan, 0.0], [np.inf, 0.0]], dtype=np.float32)
-    assert calibrated(LEANING, logits)[0].tobytes() == calibrated(LEANING, logits[0]).tobytes()
+@pytest.mark.parametrize("calibration", [LEANING, CHOOSING], ids=["sigmoids", "softmax"])
+def test_a_record_that_is_not_finite_spoils_no_other(calibration):
+    logits = np.array([[1.0, 2.0], [np.nan, 0.0], [np.inf, 0.0], [np.inf, -np.inf]], dtype=np.float32)
+    assert calibrated(calibration, logits)[0].tobytes() == calibrated(calibration, logits[0]).tobytes()
+
+
+@given(arrays(np.float32, (3, 5), elements=st.floats(-40, 40, width=32)))
+def test_of_one_label_a_record_probabilities_are_a_softmax_s(outputs):
+    said = calibrated(identity(5, softmax=True), outputs)
+    np.testing.assert_allclose(said, softmax(outputs.astype(np.float64), axis=1), rtol=1e-9, atol=1e-26)
+
+
+def test_a_softmax_is_calibrated_by_the_odds_of_each_class_against_the_others():
+    odds, labels = records_that_lean()
+    outputs = np.stack([odds[:, 0] + 7.0, np.full(len(odds), 7.0, np.float32)], axis=1)  # two classes: each other's no
+    truth = np.stack([labels[:, 0], 1 - labels[:, 0]], axis=1)
+    fitted = fit_calibration(identity(2, softmax=True), outputs, truth, together=False)
+    assert fitted.softmax
+    by_hand = fit_calibration(identity(2), np.stack([odds[:, 0], -odds[:, 0]], axis=1), truth, together=False)
+    assert fitted.scale == pytest.approx(by_hand.scale, abs=1e-4)
+    assert fitted.bias == pytest.approx(by_hand.bias, abs=1e-4)
+    np.testing.assert_allclose(calibrated(fitted, outputs).sum(1), 1.0, atol=1e-3)
+
+
+def test_a_softmax_is_of_two_classes_at_least_and_of_whole_windows():
+    one = Calibration([1.0], [0.0], softmax=True)
+    assert tiny_manifest(["MI"], calibration=one).problems() == [
+        "calibration.softmax chooses between classes, and there is one"
+    ]
+    voting = {"vote_hops": 2, "model": tiny_manifest().model | {"vote_hops": 2}}
+    assert tiny_manifest(**voting).problems() == []
+    assert tiny_manifest(**voting, calibration=identity(5, softmax=True)).problems() == [
+        "calibration.softmax and vote_hops do not go together"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from edge.errors import ConfigError
+from edge.runtime.bundle import write_manifest
 from tests.windowed_bundles import windowed_checkpoint
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.claims import Claim, verdict
@@ -30,6 +32,15 @@ def test_a_checkpoint_is_exported_by_the_exporters_own_command_and_only_once(tmp
     bundle = bundle_of(checkpoint, tmp_path / "bundle", "cnn (mine)")
     assert (bundle.manifest.kind, bundle.manifest.name) == ("windowed", "cnn-mine")
     monkeypatch.setattr(exporting, "_export", lambda *_: pytest.fail("exported again"))
+    assert bundle_of(checkpoint, tmp_path / "bundle", "cnn").manifest == bundle.manifest
+
+
+def test_a_bundle_of_a_version_that_knew_no_softmax_is_exported_again(tmp_path):
+    checkpoint = stored(tmp_path / "best", training={"loss": "cross_entropy"})
+    bundle = bundle_of(checkpoint, tmp_path / "bundle", "cnn")
+    assert bundle.manifest.calibration.softmax
+    old = msgspec.structs.replace(bundle.manifest.calibration, softmax=False)
+    write_manifest(bundle.path, msgspec.structs.replace(bundle.manifest, calibration=old))
     assert bundle_of(checkpoint, tmp_path / "bundle", "cnn").manifest == bundle.manifest
 
 

@@ -14,6 +14,7 @@ from scipy.special import expit, softmax
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from edge.errors import ConfigError
+from edge.runtime.base import log_odds
 from edge.runtime.manifest import SignalSpec
 from tests.tiny_ptbxl import rows_of, write_ptbxl
 from trainer.checkpoint import load_checkpoint
@@ -21,7 +22,7 @@ from trainer.cli import main
 from trainer.compare import exporting
 from trainer.data import Split
 from trainer.kinds import record_logits
-from trainer.one_label import each_by_itself, log_odds, only_single_label
+from trainer.one_label import each_by_itself, only_single_label
 from trainer.preset import TrainingPreset, load_preset
 from trainer.ptbxl import open_ptbxl
 from trainer.run_folder import BEST_NAME
@@ -46,7 +47,7 @@ def shifted_records(records=200, seed=0):
 @given(arrays.arrays(np.float32, (3, 4), elements=st.floats(-30, 30, width=32)), st.floats(-50, 50, width=32))
 def test_each_output_by_itself_is_the_softmax_whatever_all_of_a_record_share(logits, shift):
     wide = logits.astype(np.float64)
-    np.testing.assert_allclose(expit(log_odds(logits).astype(np.float64)), softmax(wide, axis=1), rtol=1e-4)
+    np.testing.assert_allclose(expit(log_odds(logits)), softmax(wide, axis=1), rtol=1e-9)
     np.testing.assert_allclose(log_odds(logits + np.float32(shift)), log_odds(logits), atol=1e-3)
 
 
@@ -99,5 +100,6 @@ def test_the_report_of_a_comparison_is_of_the_softmax_and_says_so(tmp_path, monk
     assert row["macro_auc"] == pytest.approx(history["macro_auc"], abs=1e-6)
     report = json.loads((tmp_path / "out" / "single" / "report" / "report.json").read_text())
     assert any("softmax" in note for note in report["notes"])
+    assert report["calibration"]["softmax"]
     data = open_ptbxl(root)
     assert report["n_records"] == len(data.rows([9]))

@@ -105,6 +105,7 @@ def test_every_preset_of_the_package_is_in_the_list_above():
         ("[training]\nloss = 'cross_entropy'\nstatements_weight = 0.5\n", "statements_weight"),
         ("[training]\nloss = 'cross_entropy'\nmixup = 0.4\n", "mixup belongs to"),
         ("[training]\nloss = 'cross_entropy'\naugment = [{ name = 'segment_cutmix' }]\n", "segment_cutmix belongs to"),
+        ("[model]\nvote_hops = 2\n[training]\nloss = 'cross_entropy'\n", "vote_hops"),
         ("[training]\ncrop_s = 10.5\n", "crop_s = 10.5 is longer than a record of 10 s"),
         ("[pretraining.simclr]\ncrop_s = 12\n", "crop_s = 12 is longer than a record of 10 s"),
         ("[pretraining.masked_clusters]\nepochs = 3\n", "hubert-ecg"),

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import softmax
 
 from edge.daemon.config import Config
 from edge.daemon.doctor import check_model
@@ -268,7 +269,7 @@ def test_a_network_whose_crops_are_not_the_window_it_needs_is_not_exported(tmp_p
         write_bundle(windowed_checkpoint("simple-cnn-1d", {"crop_s": None}), tmp_path / "b", "b", "0.1")
 
 
-def test_a_network_of_one_label_per_record_is_exported_with_a_word_on_its_probabilities(tmp_path, capsys):
+def test_of_a_network_of_one_label_a_record_a_device_says_the_softmax(tmp_path, capsys):
     checkpoint = windowed_checkpoint("simple-cnn-1d", {"loss": "cross_entropy"})
     facts = checkpoint.facts
     save_checkpoint(
@@ -276,8 +277,12 @@ def test_a_network_of_one_label_per_record_is_exported_with_a_word_on_its_probab
     )
     assert export(["bundle", str(tmp_path / "run"), "--out", str(tmp_path / "b"), "--json"]) == 0
     (note,) = json.loads(capsys.readouterr().out)["notes"]
-    assert "one class per record" in note
-    model = model_from_bundle(load_bundle(tmp_path / "b"))
+    assert "probabilities are a softmax's" in note
+    bundle = load_bundle(tmp_path / "b")
+    (scores,) = score_recordings(open_runtime(bundle), [millivolts(patient(12, seed=3))], 100)
+    for score in scores:
+        np.testing.assert_allclose(score.probabilities, softmax(score.logits.astype(np.float64)), rtol=1e-9)
+    model = model_from_bundle(bundle)
     assert isinstance(model, Windowed)
     x = torch.randn(2, WINDOW, 12)
     with torch.inference_mode():

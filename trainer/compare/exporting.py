@@ -14,7 +14,7 @@ from pathlib import Path
 from edge.cli.output import say
 from edge.errors import BundleError, EcgEdgeError
 from edge.runtime.bundle import Bundle, load_bundle
-from edge.runtime.manifest import WEIGHTS_NAME
+from edge.runtime.manifest import WEIGHTS_NAME, Manifest
 from trainer.checkpoint import Checkpoint
 from trainer.tasks import class_name
 
@@ -40,9 +40,15 @@ def bundle_of(checkpoint: Checkpoint, out: Path, name: str) -> Bundle:
         bundle = load_bundle(out)
     except BundleError:
         bundle = None
-    if bundle is None or bundle.manifest.files.get(WEIGHTS_NAME) != checkpoint.facts.weights_sha256:
+    if bundle is None or not _is_of(bundle.manifest, checkpoint):
         _export(checkpoint.path, out, name)
     return load_bundle(out)
+
+
+def _is_of(manifest: Manifest, checkpoint: Checkpoint) -> bool:
+    """Whether a manifest is of this checkpoint, and not of a version that knew no softmax."""
+    same_weights = manifest.files.get(WEIGHTS_NAME) == checkpoint.facts.weights_sha256
+    return same_weights and manifest.calibration.softmax == checkpoint.knows_one_label
 
 
 def _export(checkpoint: Path, out: Path, name: str) -> None:

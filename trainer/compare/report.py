@@ -50,10 +50,7 @@ REPORT_NAME = "report.json"
 FORMAT = 2
 SEED = 0
 HALF = 0.5
-SOFTMAX_NOTE = (
-    "one label a record: figures are of the network's softmax; a bundle scores every class by itself, see `ecg-trainer "
-    "evaluate`"
-)
+SOFTMAX_NOTE = "one label a record: figures are of the network's softmax, and of the records that have one"
 
 
 def task_words(preset: Preset) -> str:
@@ -106,15 +103,16 @@ def _report(
     """
     manifest, single = bundle.manifest, is_single_label(run.preset.training)
     labels = labels_of(bundle, data, rows)
-    logits = each_by_itself(cached_logits(bundle, data, rows), run.preset.training)
-    tuning = tune(manifest, logits, labels, together=False)
+    outputs = cached_logits(bundle, data, rows)
+    logits = each_by_itself(outputs, run.preset.training)
+    tuning = tune(manifest, outputs, labels, together=False)
     tuned = with_f1_thresholds(manifest, tuning)
     tuned = msgspec.structs.replace(tuned, metrics={"tuned_on_folds": folds})
-    measurement = measure(tuned, logits, labels, replicates)
-    crossfit = cross_fit(manifest, logits, labels, data.patient_ids[rows], SEED)
+    measurement = measure(tuned, outputs, labels, replicates)
+    crossfit = cross_fit(manifest, outputs, labels, data.patient_ids[rows], SEED)
     folder, words = run.folder / REPORT_FOLDER, f"fold {', '.join(map(str, folds))}"
     plots = write_plots(
-        folder, f"{run.name}, {words}", labels, calibrated(tuned.calibration, logits), measurement.figures
+        folder, f"{run.name}, {words}", labels, calibrated(tuned.calibration, outputs), measurement.figures
     )
     report = {
         "identity": identity,

@@ -75,7 +75,7 @@ def window_tensor(samples: int, leads: int) -> StateTensor:
     return StateTensor(WINDOW, [samples, leads])
 
 
-class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """From logits to probabilities: of class k, sigmoid(scale[k] · logit[k] + Σ others[k][j] · logit[j] + bias[k])."""
 
     scale: list[float]

@@ -18,11 +18,11 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from edge.cli.output import say
 from edge.errors import EcgEdgeError
 from trainer.batches import Batch
+from trainer.statistics import has_statistics
 
 PATIENCE = timedelta(hours=2)
 """How long processes wait for one another: the first one reads a cache or evaluates while the others have nothing."""
@@ -59,7 +59,7 @@ class Workers:
         Batch normalisation of several processes is over the whole batch, by SyncBatchNorm, which PyTorch has for GPUs
         only: on CPUs it raises WorkersError, because each share by itself would train another network.
         """
-        if self.count > 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
+        if self.count > 1 and has_statistics(model):
             if self.device.type == "cpu":
                 raise WorkersError(
                     "a network with batch normalisation trains in one process on a CPU (use --threads): over shares of "
